@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""piw-monitor: watch and steer a running master."""

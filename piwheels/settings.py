@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The farm's settings: one frozen object, built once from file < environment < flags.
+
+The file is TOML, one table a section; the environment is ``PIWHEELS_<SECTION>_<KEY>``; any command takes
+``--set section.key=value``. Each field's metadata carries its help, which ``--show-config`` and the manual print.
+This module is imported by slaves too, so it needs the standard library alone.
+"""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+
+def setting(default: Any, help: str) -> Any:
+    """Declare a setting: its default and one sentence for the manual."""
+    factory = (lambda: list(default)) if isinstance(default, list) else None
+    if factory:
+        return field(default_factory=lambda: tuple(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, slots=True)
+class FarmSettings:
+    """Who runs the farm and where people find it."""
+
+    name: str = setting("piwheels", "The farm's name, shown on its pages.")
+    base_url: str = setting("http://127.0.0.1:8080", "Where the published tree is served, without a slash at the end.")
+    contact: str = setting("", "Mail address or URL of the operator; sent to PyPI in the User-Agent and shown on pages.")
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """The farm's memory."""
+
+    url: str = setting("postgresql:///piwheels", "libpq URL of the database.")
+    pool: int = setting(8, "Most connections a process of the master opens.")
+
+
+@dataclass(frozen=True, slots=True)
+class PathSettings:
+    """Where bytes are kept. output and store must be on one file system (hard links)."""
+
+    output: Path = setting(Path("/var/lib/piwheels/www"), "The published tree.")
+    store: Path = setting(Path("/var/lib/piwheels/store"), "Wheels by content.")
+    run: Path = setting(Path("/run/piwheels"), "Local sockets and locks; owner and group only.")
+    keys: Path = setting(Path("/etc/piwheels/keys"), "The master's key pair.")
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    """PyPI, or whatever stands in for it."""
+
+    simple_url: str = setting("", "PyPI's simple index; empty: the address pypi-simple knows. All others derive from it.")
+    timeout: timedelta = setting(timedelta(seconds=30), "Longest wait for an answer, in seconds.")
+    connections: int = setting(4, "Most requests to PyPI at the same time.")
+
+
+@dataclass(frozen=True, slots=True)
+class FeedSettings:
+    """What is followed."""
+
+    projects: tuple[str, ...] = setting([], "The watch list: names of projects.")
+    releases: str = setting("latest", "Which releases of a project are built: latest or all.")
+    interval: timedelta = setting(timedelta(minutes=5), "Time between two looks at a watched project, in seconds.")
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchSettings:
+    """Where builders connect, and what they may do."""
+
+    builders: str = setting("tcp://*:5555", "Address of the builder channel.")
+    files: str = setting("tcp://*:5556", "Address of the file channel.")
+    lease: timedelta = setting(timedelta(minutes=10), "How long a job stays with a builder that is not heard of, in seconds.")
+    build_timeout: timedelta = setting(timedelta(hours=3), "Longest build, in seconds.")
+    memory_limit: int = setting(0, "Most memory a build may use, in bytes; 0: what the builder allows.")
+    strikes: int = setting(3, "Builder's faults after which a job is given up.")
+    retry_after: timedelta = setting(timedelta(seconds=60), "Wait before a job that failed by a builder's fault is tried again, in seconds; doubles with each strike.")
+    max_file: int = setting(2 * 1024**3, "Largest wheel accepted, in bytes.")
+    max_files: int = setting(20, "Most wheels of one build.")
+    max_log: int = setting(8 * 1024**2, "Longest build log kept, in bytes; the middle of a longer one is cut.")
+    min_free: int = setting(512 * 1024**2, "Free bytes on the store's disk below which nothing is handed out or received.")
+
+
+@dataclass(frozen=True, slots=True)
+class PublishSettings:
+    """The site."""
+
+    workers: int = setting(1, "Publishing processes.")
+
+
+@dataclass(frozen=True, slots=True)
+class StatsSettings:
+    """Download statistics."""
+
+    interval: timedelta = setting(timedelta(seconds=20), "Longest time between a download and its showing in packages.json, in seconds.")
+
+
+@dataclass(frozen=True, slots=True)
+class SlaveSettings:
+    """A builder."""
+
+    builders: str = setting("tcp://127.0.0.1:5555", "The master's builder channel.")
+    files: str = setting("tcp://127.0.0.1:5556", "The master's file channel.")
+    master_key: str = setting("", "The master's public key (Z85, 40 characters), or a file that holds it.")
+    key: Path = setting(Path("/etc/piwheels/slave.key"), "This builder's own key pair; made if missing.")
+    label: str = setting("", "A name for people; default: the host's.")
+    work: Path = setting(Path("/var/tmp/piw-slave"), "Where builds happen; wiped after each.")
+    build_timeout: timedelta = setting(timedelta(hours=3), "Longest build, in seconds; the master may ask for less.")
+    busy_timeout: timedelta = setting(timedelta(minutes=5), "Silence of the master after which the connection is made anew, in seconds.")
+    memory_limit: int = setting(0, "Most memory a build may use, in bytes; 0: no limit.")
+    sandbox: str = setting("auto", "bubblewrap: required; auto: used where it works; off: never.")
+    poll: timedelta = setting(timedelta(seconds=7), "Time between two messages to the master while idle or busy, in seconds.")
+    min_free: int = setting(256 * 1024**2, "Free bytes below which the builder asks for no job.")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of them."""
+
+    farm: FarmSettings = field(default_factory=FarmSettings)
+    database: DatabaseSettings = field(default_factory=DatabaseSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
+    upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
+    feed: FeedSettings = field(default_factory=FeedSettings)
+    dispatch: DispatchSettings = field(default_factory=DispatchSettings)
+    publish: PublishSettings = field(default_factory=PublishSettings)
+    stats: StatsSettings = field(default_factory=StatsSettings)
+    slave: SlaveSettings = field(default_factory=SlaveSettings)
