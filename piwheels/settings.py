@@ -1,23 +1,30 @@
 # SPDX-License-Identifier: BSD-3-Clause
+# ruff: noqa: RUF009 - setting() makes a dataclass field, which the linter cannot see
 """The farm's settings: one frozen object, built once from file < environment < flags.
 
 The file is TOML, one table a section; the environment is ``PIWHEELS_<SECTION>_<KEY>``; any command takes
-``--set section.key=value``. Each field's metadata carries its help, which ``--show-config`` and the manual print.
+``--set section.key=value``. Each field's metadata carries its help, which ``--show-config`` and the manual print, and
+its check. What is declared here is read by :mod:`piwheels.configuration`; :func:`load` and :func:`show` are its doors.
 This module is imported by slaves too, so it needs the standard library alone.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from piwheels.checks import address, at_least, between, database_url, one_of, positive, web_address
 
-def setting(default: Any, help: str) -> Any:
-    """Declare a setting: its default and one sentence for the manual."""
-    factory = (lambda: list(default)) if isinstance(default, list) else None
-    if factory:
-        return field(default_factory=lambda: tuple(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+Check = Callable[[Any], str | None]  #: what is wrong with a value, in words that follow it; None: nothing
+
+
+def setting(default: Any, help: str, check: Check | None = None) -> Any:
+    """Declare a setting: its default, one sentence for the manual, and what its values must be."""
+    metadata = {"help": help, "check": check}
+    if isinstance(default, list):
+        return field(default_factory=lambda: tuple(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +32,20 @@ class FarmSettings:
     """Who runs the farm and where people find it."""
 
     name: str = setting("piwheels", "The farm's name, shown on its pages.")
-    base_url: str = setting("http://127.0.0.1:8080", "Where the published tree is served, without a slash at the end.")
-    contact: str = setting("", "Mail address or URL of the operator; sent to PyPI in the User-Agent and shown on pages.")
+    base_url: str = setting(
+        "http://127.0.0.1:8080", "Where the published tree is served, without a slash at the end.", web_address()
+    )
+    contact: str = setting(
+        "", "Mail address or URL of the operator; sent to PyPI in the User-Agent and shown on pages."
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseSettings:
     """The farm's memory."""
 
-    url: str = setting("postgresql:///piwheels", "libpq URL of the database.")
-    pool: int = setting(8, "Most connections a process of the master opens.")
+    url: str = setting("postgresql:///piwheels", "libpq URL of the database.", database_url)
+    pool: int = setting(8, "Most connections a process of the master opens.", between(1, 1000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +62,13 @@ class PathSettings:
 class UpstreamSettings:
     """PyPI, or whatever stands in for it."""
 
-    simple_url: str = setting("", "PyPI's simple index; empty: the address pypi-simple knows. All others derive from it.")
-    timeout: timedelta = setting(timedelta(seconds=30), "Longest wait for an answer, in seconds.")
-    connections: int = setting(4, "Most requests to PyPI at the same time.")
+    simple_url: str = setting(
+        "",
+        "PyPI's simple index; empty: the address pypi-simple knows. All others derive from it.",
+        web_address(empty=True, slash=True),
+    )
+    timeout: timedelta = setting(timedelta(seconds=30), "Longest wait for an answer, in seconds.", positive)
+    connections: int = setting(4, "Most requests to PyPI at the same time.", between(1, 100))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,57 +76,79 @@ class FeedSettings:
     """What is followed."""
 
     projects: tuple[str, ...] = setting([], "The watch list: names of projects.")
-    releases: str = setting("latest", "Which releases of a project are built: latest or all.")
-    interval: timedelta = setting(timedelta(minutes=5), "Time between two looks at a watched project, in seconds.")
+    releases: str = setting("latest", "Which releases of a project are built: latest or all.", one_of("latest", "all"))
+    interval: timedelta = setting(
+        timedelta(minutes=5), "Time between two looks at a watched project, in seconds.", positive
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class DispatchSettings:
     """Where builders connect, and what they may do."""
 
-    builders: str = setting("tcp://*:5555", "Address of the builder channel.")
-    files: str = setting("tcp://*:5556", "Address of the file channel.")
-    lease: timedelta = setting(timedelta(minutes=10), "How long a job stays with a builder that is not heard of, in seconds.")
-    build_timeout: timedelta = setting(timedelta(hours=3), "Longest build, in seconds.")
-    memory_limit: int = setting(0, "Most memory a build may use, in bytes; 0: what the builder allows.")
-    strikes: int = setting(3, "Builder's faults after which a job is given up.")
-    retry_after: timedelta = setting(timedelta(seconds=60), "Wait before a job that failed by a builder's fault is tried again, in seconds; doubles with each strike.")
-    max_file: int = setting(2 * 1024**3, "Largest wheel accepted, in bytes.")
-    max_files: int = setting(20, "Most wheels of one build.")
-    max_log: int = setting(8 * 1024**2, "Longest build log kept, in bytes; the middle of a longer one is cut.")
-    min_free: int = setting(512 * 1024**2, "Free bytes on the store's disk below which nothing is handed out or received.")
+    builders: str = setting("tcp://*:5555", "Address of the builder channel.", address)
+    files: str = setting("tcp://*:5556", "Address of the file channel.", address)
+    lease: timedelta = setting(
+        timedelta(minutes=10), "How long a job stays with a builder that is not heard of, in seconds.", positive
+    )
+    build_timeout: timedelta = setting(timedelta(hours=3), "Longest build, in seconds.", positive)
+    memory_limit: int = setting(0, "Most memory a build may use, in bytes; 0: what the builder allows.", at_least(0))
+    strikes: int = setting(3, "Builder's faults after which a job is given up.", between(1, 100))
+    retry_after: timedelta = setting(
+        timedelta(seconds=60),
+        "Wait before a job that failed by a builder's fault is tried again, in seconds; doubles with each strike.",
+        positive,
+    )
+    max_file: int = setting(2 * 1024**3, "Largest wheel accepted, in bytes.", at_least(1))
+    max_files: int = setting(20, "Most wheels of one build.", between(1, 1000))
+    max_log: int = setting(
+        8 * 1024**2, "Longest build log kept, in bytes; the middle of a longer one is cut.", at_least(1024)
+    )
+    min_free: int = setting(
+        512 * 1024**2, "Free bytes on the store's disk below which nothing is handed out or received.", at_least(0)
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class PublishSettings:
     """The site."""
 
-    workers: int = setting(1, "Publishing processes.")
+    workers: int = setting(1, "Publishing processes.", between(1, 64))
 
 
 @dataclass(frozen=True, slots=True)
 class StatsSettings:
     """Download statistics."""
 
-    interval: timedelta = setting(timedelta(seconds=20), "Longest time between a download and its showing in packages.json, in seconds.")
+    interval: timedelta = setting(
+        timedelta(seconds=20), "Longest time between a download and its showing in packages.json, in seconds.", positive
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class SlaveSettings:
     """A builder."""
 
-    builders: str = setting("tcp://127.0.0.1:5555", "The master's builder channel.")
-    files: str = setting("tcp://127.0.0.1:5556", "The master's file channel.")
+    builders: str = setting("tcp://127.0.0.1:5555", "The master's builder channel.", address)
+    files: str = setting("tcp://127.0.0.1:5556", "The master's file channel.", address)
     master_key: str = setting("", "The master's public key (Z85, 40 characters), or a file that holds it.")
     key: Path = setting(Path("/etc/piwheels/slave.key"), "This builder's own key pair; made if missing.")
     label: str = setting("", "A name for people; default: the host's.")
     work: Path = setting(Path("/var/tmp/piw-slave"), "Where builds happen; wiped after each.")
-    build_timeout: timedelta = setting(timedelta(hours=3), "Longest build, in seconds; the master may ask for less.")
-    busy_timeout: timedelta = setting(timedelta(minutes=5), "Silence of the master after which the connection is made anew, in seconds.")
-    memory_limit: int = setting(0, "Most memory a build may use, in bytes; 0: no limit.")
-    sandbox: str = setting("auto", "bubblewrap: required; auto: used where it works; off: never.")
-    poll: timedelta = setting(timedelta(seconds=7), "Time between two messages to the master while idle or busy, in seconds.")
-    min_free: int = setting(256 * 1024**2, "Free bytes below which the builder asks for no job.")
+    build_timeout: timedelta = setting(
+        timedelta(hours=3), "Longest build, in seconds; the master may ask for less.", positive
+    )
+    busy_timeout: timedelta = setting(
+        timedelta(minutes=5), "Silence of the master after which the connection is made anew, in seconds.", positive
+    )
+    memory_limit: int = setting(0, "Most memory a build may use, in bytes; 0: no limit.", at_least(0))
+    sandbox: str = setting(
+        "auto", "bubblewrap: required; auto: used where it works; off: never.", one_of("auto", "required", "off")
+    )
+    poll: timedelta = setting(
+        timedelta(seconds=7), "Time between two messages to the master while idle or busy, in seconds.", positive
+    )
+    min_free: int = setting(256 * 1024**2, "Free bytes below which the builder asks for no job.", at_least(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +164,25 @@ class Settings:
     publish: PublishSettings = field(default_factory=PublishSettings)
     stats: StatsSettings = field(default_factory=StatsSettings)
     slave: SlaveSettings = field(default_factory=SlaveSettings)
+
+
+def load(
+    path: Path | None,
+    environ: Mapping[str, str] | None = None,
+    overrides: Sequence[str] = (),
+) -> Settings:
+    """Build the settings from a file, the environment and ``section.key=value`` flags; the later wins.
+
+    ``environ`` is the environment to look at; None: none. Raises SettingsError with one line that names the file and
+    line, the variable or the flag.
+    """
+    from piwheels.configuration import read  # it needs the classes above
+
+    return read(path, environ or {}, overrides).settings
+
+
+def show(settings: Settings, origins: Mapping[str, str] | None = None) -> str:
+    """The settings as a TOML file with their help as comments; ``origins`` says where values came from."""
+    from piwheels.configuration import render
+
+    return render(settings, origins or {})

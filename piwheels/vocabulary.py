@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The closed sets that the database, the wire and the pages share, and nothing else.
 
-Each enum here that the schema knows has a PostgreSQL enum type of the same members; ``tests/integration/test_schema.py``
-compares the two.
+Each enum here that the schema knows has a PostgreSQL enum type of the same members; a test of the schema compares
+the two.
 """
 
 from enum import IntEnum, StrEnum

@@ -182,6 +182,10 @@ CREATE TABLE files (
 COMMENT ON TABLE files IS 'A wheel we built: store/<aa>/<sha256> holds its bytes, store/<bb>/<metadata_sha256> its METADATA.';
 COMMENT ON COLUMN files.top_level IS 'Importable names at its top level, as far as the wheel tells.';
 
+-- Orphans in the store are told by these (db/builds.unreferenced).
+CREATE INDEX files_sha256 ON files (sha256);
+CREATE INDEX files_metadata ON files (metadata_sha256);
+
 CREATE TABLE dependencies (
     file_id bigint NOT NULL REFERENCES files ON DELETE CASCADE,
     tool    dependency_tool NOT NULL,
@@ -207,9 +211,10 @@ CREATE INDEX pages_since ON pages (since);
 CREATE TABLE published (
     name       text PRIMARY KEY,
     listed     boolean NOT NULL,
+    files      integer NOT NULL DEFAULT 0 CHECK (files >= 0),
     published_at timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE published IS 'Projects that have pages on the site; listed: has files, so appears under /simple/.';
+COMMENT ON TABLE published IS 'Projects that have pages on the site; listed: has files, so appears under /simple/; files: how many.';
 
 CREATE TABLE downloads (
     at         timestamptz NOT NULL,

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Clients of PyPI's APIs, and what their answers mean."""
+"""PyPI as the feed sees it: a client of its APIs, what its answers mean, and when to ask again. Knows no database."""

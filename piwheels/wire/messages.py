@@ -6,14 +6,15 @@ under "extension" travel only between peers that both announced protocol 2 in th
 Everything that a peer announces is untrusted until the master has verified it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from collections.abc import Mapping
 
 from piwheels.vocabulary import DependencyTool, FailureReason
 
 PROTOCOL = 2  #: the version this code speaks in HELLO's eleventh element; a ten-element HELLO is version 1
+MAX_LIVE_LOG = 64 * 1024  #: characters of log that one Busy carries at most; more would make a request slow
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Every target does its own set-up (tools/setup). PROJECTS and ARGS go to piw-farm; TESTS and ARGS to pytest.
+
+PYTHON = .venv/bin/python
+TESTS ?= tests
+export PYTHONDONTWRITEBYTECODE ?= 1
+
+.PHONY: help farm check test test-diet test-pypi test-arm docs clean
+
+help:
+	@echo 'make farm        a whole farm on this machine, in farm/  (PROJECTS="spidev smbus" ARGS=--once)'
+	@echo 'make check       formatting, lint, types, unit tests'
+	@echo 'make test        all tests, on a PostgreSQL of their own'
+	@echo 'make test-diet   the tests of what a builder runs, on the oldest versions it may have'
+	@echo 'make test-pypi   the tests that talk to the real PyPI'
+	@echo 'make test-arm    a builder in an emulated ARM system (root; several minutes)'
+	@echo 'make docs        the manual as HTML, in docs/_build'
+	@echo 'make clean       remove what the others made, farm/ excepted'
+
+farm:
+	@tools/setup farm
+	@exec .venv/bin/piw-farm $(ARGS) $(PROJECTS)
+
+check:
+	@tools/setup test
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	$(PYTHON) docs/generate.py --check
+	$(PYTHON) -m pytest -q tests/unit
+
+# test-diet comes first so that the last line is the one that counts.
+test: test-diet
+	@tools/setup test
+	$(PYTHON) -m pytest -m 'not pypi' $(ARGS) $(TESTS)
+
+test-diet:
+	@if tools/setup diet; then \
+	    .venv-diet/bin/python -m pytest -q -p no:cacheprovider --noconftest $$(cat tests/diet.txt); \
+	elif [ $$? = 3 ]; then echo 'test-diet: left out, see above'; else exit 1; fi
+
+test-pypi:
+	@tools/setup test
+	$(PYTHON) -m pytest -m pypi $(ARGS) $(TESTS)
+
+test-arm:
+	@tools/setup test
+	tests/arm/run $(ARGS)
+
+docs:
+	@tools/setup test
+	$(PYTHON) docs/generate.py
+	$(PYTHON) -m sphinx -q -W -b html docs docs/_build/html
+	@echo 'docs/_build/html/index.html'
+
+clean:
+	rm -rf .venv .venv-diet build *.egg-info docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Targets as rows: listing them, adding one, and finding the one that a builder serves."""
+
+import re
+from collections.abc import Collection
+
+from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from piwheels.db.tables import targets
+from piwheels.master.targets import Target, TargetError
+
+#: Names by which builders may call a distribution, when they announce its number instead of its code name.
+DEBIAN = {"10": "buster", "11": "bullseye", "12": "bookworm", "13": "trixie", "14": "forky"}
+
+RANK_STEP = 10  #: room between ranks, for one to be put between two
+
+
+def enabled(conn: Connection) -> list[Target]:
+    """The enabled targets, oldest first."""
+    return [target for target in every(conn) if target.enabled]
+
+
+def every(conn: Connection) -> list[Target]:
+    """All targets, oldest first."""
+    return [_target(row) for row in conn.execute(select(targets).order_by(targets.c.rank, targets.c.id))]
+
+
+def add(conn: Connection, target: Target) -> int:
+    """Store a target, or make the stored one of that name equal to it; returns its id. Raises TargetError.
+
+    A target with rank 0 goes after all others; a stored one keeps its rank, and is not enabled or disabled here. What
+    there is to build for it is planned by the feed role, which notices (db.planning.catch_up).
+    """
+    target.check()
+    rival = select(targets.c.name).where(targets.c.rank == target.rank, targets.c.name != target.name)
+    if (taken := conn.execute(rival).scalar_one_or_none()) is not None:
+        raise TargetError(f"target {target.name}: rank {target.rank} is that of target {taken}; choose another")
+    facts = {
+        "python_version": target.python_version,
+        "abi": target.abi,
+        "platform": target.platform,
+        "platforms": list(target.platforms),
+        "distribution": target.distribution,
+        "preinstalled": list(target.preinstalled),
+    }
+    last = select(func.coalesce(func.max(targets.c.rank), 0) + RANK_STEP).scalar_subquery()
+    row = insert(targets).values(name=target.name, enabled=target.enabled, rank=target.rank or last, **facts)
+    statement = row.on_conflict_do_update(index_elements=[targets.c.name], set_=facts).returning(targets.c.id)
+    return int(conn.execute(statement).scalar_one())
+
+
+def enable_only(conn: Connection, names: Collection[str]) -> None:
+    """Build for these targets and for no others, from now on."""
+    wanted = targets.c.name.in_(sorted(names))
+    conn.execute(update(targets).where(targets.c.enabled != wanted).values(enabled=wanted))
+
+
+def by_builder(
+    conn: Connection, *, py_version: str, abi: str, platform: str, os_name: str = "", os_version: str = ""
+) -> int | None:
+    """The id of the enabled target that a builder with these announcements serves; None: none.
+
+    ``py_version`` is "311". Python, ABI and platform must be the target's. A builder that announces ``linux_armv8l`` (a
+    32-bit system under a 64-bit kernel) serves the target for ``linux_armv7l``. The builder's distribution decides
+    between targets that differ in nothing else, and one that is known to be another's is refused: it has other
+    libraries. ``os_name`` and ``os_version`` may say it in any way that os-release(5) does.
+    """
+    said = _words(os_name, os_version, f"{os_name}-{os_version}")
+    found = [
+        target
+        for target in enabled(conn)
+        if target.python_version.replace(".", "") == py_version and target.abi == abi and target.platform == platform
+    ]
+    if not found and platform == "linux_armv8l":
+        return by_builder(
+            conn, py_version=py_version, abi=abi, platform="linux_armv7l", os_name=os_name, os_version=os_version
+        )
+    same = [target for target in found if target.distribution.lower() in said]
+    if same:
+        return same[0].id
+    known = {target.distribution.lower() for target in every(conn)} | set(DEBIAN.values())
+    if said & (known - {""}):  # it says what it is, and no target of that distribution fits
+        return next((target.id for target in found if not target.distribution), None)
+    return found[0].id if found else None
+
+
+def _words(*texts: str) -> frozenset[str]:
+    """What a builder says of its system, as words; with Debian's code name where it says Debian's number."""
+    words = {word for text in texts for word in re.findall(r"[a-z0-9.-]+", text[:200].lower())}
+    debian = bool(words & {"debian", "raspbian"})
+    return frozenset(words | {DEBIAN[word] for word in words if debian and word in DEBIAN})
+
+
+def _target(row: Row[tuple[object, ...]]) -> Target:
+    return Target(
+        id=row.id,
+        name=row.name,
+        python_version=row.python_version,
+        abi=row.abi,
+        platform=row.platform,
+        platforms=tuple(row.platforms),
+        distribution=row.distribution,
+        rank=row.rank,
+        enabled=row.enabled,
+        preinstalled=tuple(row.preinstalled),
+    )

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The dispatch role: gives jobs to builders and takes in what they made. Here it is put together.
+
+The parts, each of which knows only its own: the loop and its sockets (dispatch_loop), who is talking (dispatch_desk,
+session), files on their way (receiving, receiving_disk), work in threads (dispatch_work, dispatch_pool), what happens
+once a second (dispatch_pulse), what is swept now and then (dispatch_sweep).
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import zmq
+from pypi_simple import PYPI_SIMPLE_ENDPOINT
+from sqlalchemy import Engine
+
+from piwheels.db import slaves
+from piwheels.db.engine import Stopped
+from piwheels.errors import UnavailableError
+from piwheels.master.announcement import Limits
+from piwheels.master.dispatch_desk import Desk
+from piwheels.master.dispatch_loop import Loop
+from piwheels.master.dispatch_sweep import Sweeper
+from piwheels.master.dispatch_work import Clerk
+from piwheels.master.receiving import Dock
+from piwheels.master.role import Context
+from piwheels.master.session import Session
+from piwheels.master.store import Store
+from piwheels.settings import Settings
+from piwheels.wire import sockets
+from piwheels.wire.keys import KeyPair, load_or_make
+
+logger = logging.getLogger(__name__)
+
+MASTER_KEY = "master.key"  #: its name in the directory paths.keys
+REPORT = 2.0  #: seconds between two reports of how it does
+PATIENCE = 10.0  #: seconds that an address may be in use by our predecessor
+
+Report = Callable[..., None]
+
+
+def run(settings: Settings, context: Context) -> None:
+    """Serve builders until ``context.stop`` is set; UnavailableError when an address or a path cannot be used."""
+    keys = load_or_make(settings.paths.keys / MASTER_KEY)
+    serve(settings, keys, engine=context.engine, stop=context.stop, report=context.report)
+
+
+def serve(
+    settings: Settings,
+    keys: KeyPair,
+    *,
+    engine: Engine,
+    stop: threading.Event,
+    report: Report,
+    listening: Callable[[str, str], None] = lambda builders, files: None,
+) -> None:
+    """As :func:`run`, with everything given. ``listening`` is told the two addresses once they are bound."""
+    clerk = Clerk(engine, Store(settings.paths.store), settings, stop)
+    # A connection that comes before its key is admitted is turned away for good, so the keys come before the sockets.
+    admitted = clerk.transaction(slaves.admitted_keys)
+    with _sockets(settings, keys, admitted, stop) as (builders, files, gate):
+        # Only now: whoever has the addresses is the only one who receives, so what is half received is nobody's.
+        clerk.store.prepare()
+        clerk.sweep_logs()
+        listening(_endpoint(builders), _endpoint(files))
+        limits = Limits(max_file=settings.dispatch.max_file, max_files=settings.dispatch.max_files)
+        desk = Desk(lambda: Session(index_url=_index_url(settings), limits=limits))
+        loop = Loop(builders=builders, files=files, gate=gate, clerk=clerk, desk=desk, dock=Dock())
+        helpers = [
+            threading.Thread(target=_report, args=(loop, stop, report), name="report", daemon=True),
+            threading.Thread(target=Sweeper(clerk).run, name="sweeper", daemon=True),
+        ]
+        try:
+            for helper in helpers:
+                helper.start()
+            loop.run()
+        except Stopped:
+            logger.debug("stopped while waiting for the database")
+        finally:
+            stop.set()
+            for helper in helpers:
+                helper.join(2.0)
+
+
+def _index_url(settings: Settings) -> str:
+    """Where builders get build requirements: PyPI. Ours might have a wheel that is broken, and build requirements from
+    there could make every later build wrong."""
+    return settings.upstream.simple_url or PYPI_SIMPLE_ENDPOINT
+
+
+@contextmanager
+def _sockets(
+    settings: Settings, keys: KeyPair, admitted: Collection[str], stop: threading.Event
+) -> Iterator[tuple[Any, Any, sockets.Gate]]:
+    """Both sockets, bound, behind a gate."""
+    context: zmq.Context[Any] = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, 60_000)
+    opened: list[Any] = []
+    gate = sockets.Gate(context, admitted)
+    try:
+        gate.start()
+        opened.append(_bind(lambda: sockets.builder_router(context, settings.dispatch.builders, keys), stop))
+        opened.append(_bind(lambda: sockets.file_router(context, settings.dispatch.files, keys), stop))
+        yield opened[0], opened[1], gate
+    finally:
+        for socket in opened:
+            socket.close(linger=200)
+        gate.stop()
+        context.destroy(linger=200)
+
+
+def _bind(make: Callable[[], Any], stop: threading.Event) -> Any:
+    """Make a listening socket; a predecessor that was killed may hold its address for a moment."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return make()
+        except UnavailableError:
+            if time.monotonic() > until or stop.wait(0.5):
+                raise
+
+
+def _endpoint(socket: Any) -> str:
+    """Where it listens really, with the port that * became."""
+    endpoint: bytes = socket.getsockopt(zmq.LAST_ENDPOINT)
+    return endpoint.rstrip(b"\0").decode()
+
+
+def _report(loop: Loop, stop: threading.Event, report: Report) -> None:
+    while not stop.wait(REPORT):
+        report(**loop.state())

@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Dispatch's one loop: it owns the sockets, feeds what comes to the desk and the dock, and executes what they decide.
+
+It never waits for anything but its sockets: the database and the disk are worked on by other threads, which answer
+through the inbox. So it decides nothing and knows no SQL; and no exception over what a peer sent leaves it.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeAlias
+
+import zmq
+
+from piwheels.db.engine import Stopped
+from piwheels.errors import LocalProtocolError, PeerError
+from piwheels.logs import RateLimited
+from piwheels.master import receiving as r
+from piwheels.master import session as s
+from piwheels.master.dispatch_desk import Builder, Desk, Task
+from piwheels.master.dispatch_pool import Inbox, Strands
+from piwheels.master.dispatch_pulse import Pulse
+from piwheels.master.dispatch_work import Clerk
+from piwheels.master.receiving_disk import Arrived, DiskThread
+from piwheels.vocabulary import FailureReason
+from piwheels.wire import messages as m
+from piwheels.wire.codec import decode_file_from_slave, decode_from_slave, encode, encode_file
+from piwheels.wire.keys import short
+from piwheels.wire.sockets import Gate, peer_key
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.2  #: seconds between two looks at deadlines
+BURST = 200  #: messages taken from one socket before the other has its turn
+MAX_UNWRITTEN = 64 * 1024**2  #: bytes of chunks waiting for the disk; above, no more are read from builders
+VERIFIERS = 2
+
+Socket: TypeAlias = "zmq.Socket[bytes]"
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened since the start, for status."""
+
+    messages: int = 0
+    nonsense: int = 0  #: messages that were dropped: malformed, out of place, from strangers
+    unsent: int = 0  #: answers to builders that were gone
+    faults: int = 0  #: exceptions that should not have been
+
+
+class Loop:
+    """One per process. Made with bound sockets; ``run`` works until ``clerk.stop`` is set."""
+
+    def __init__(self, *, builders: Socket, files: Socket, gate: Gate, clerk: Clerk, desk: Desk, dock: r.Dock) -> None:
+        self.counts = Counts()
+        self.desk = desk
+        self.dock = dock
+        self._builders = builders
+        self._files = files
+        self._gate = gate
+        self._clerk = clerk
+        self._inbox = Inbox()
+        self._pulse = Pulse(clerk, lost=self._post_lost, admit=self._post_admit)
+        dispatch = clerk.settings.dispatch
+        self._disk = DiskThread(clerk.store, min_free=dispatch.min_free)
+        # The pulse, the sweeper and the verifiers need connections of the pool too.
+        self._work = Strands(max(1, min(4, clerk.settings.database.pool - 3)), name="clerk")
+        self._verifiers = Strands(VERIFIERS, name="verify")
+        self._quiet = RateLimited(logger, per=timedelta(minutes=1))
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        self._pulse.start()
+        self._disk.start()
+        self._work.start()
+        self._verifiers.start()
+        try:
+            self._serve()
+        finally:
+            self._stop()
+
+    def state(self) -> dict[str, Any]:
+        """How it does, for status."""
+        return {
+            "builders": len(self.desk),
+            "admitted": self.desk.admitted,
+            "transfers": self.dock.active,
+            "waiting": self._work.waiting + self._verifiers.waiting,
+            "messages": self.counts.messages,
+            "nonsense": self.counts.nonsense,
+            "refused": self._gate.refused,
+        }
+
+    def _stop(self) -> None:
+        self._clerk.stop.set()
+        self._disk.stop(2.0)
+        for pool in (self._work, self._verifiers):
+            pool.stop(2.0)
+        self._pulse.join(2.0)
+        self._inbox.close()
+
+    def _serve(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._builders, zmq.POLLIN)
+        poller.register(self._inbox.fileno(), zmq.POLLIN)
+        poller.register(self._files, zmq.POLLIN)
+        next_tick = time.monotonic()
+        while not self._clerk.stop.is_set():
+            full = self._disk.waiting > MAX_UNWRITTEN
+            poller.modify(self._files, 0 if full else zmq.POLLIN)
+            ready = dict(poller.poll(int(TICK * 1000)))
+            self._inbox.drain(BURST)
+            if self._builders in ready:
+                self._read(self._builders, self._on_builder)
+            if self._files in ready:
+                self._read(self._files, self._on_file)
+            if time.monotonic() >= next_tick:
+                self._guard(self._tick)
+                next_tick = time.monotonic() + TICK
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._do(self.desk.tick(now))
+        self._do_files(self.dock.tick(now))
+
+    # What comes in
+
+    def _read(self, socket: Socket, handle: Callable[[list[zmq.Frame], str], None]) -> None:
+        for _ in range(BURST):
+            try:
+                frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            self.counts.messages += 1
+            key = peer_key(frames[-1]) or ""
+            try:
+                handle(frames, key)
+            except PeerError as error:
+                self.counts.nonsense += 1
+                self._quiet.warning(key, f"dropped a message: builder {short(key) or '(no key)'} {error}")
+            except Exception:
+                self._fault("a message", key)
+
+    def _on_builder(self, frames: list[zmq.Frame], key: str) -> None:
+        if not self.desk.is_admitted(key):
+            raise PeerError("is not admitted")
+        if len(frames) != 3 or len(frames[1]):
+            raise PeerError(f"sent {len(frames)} frames that are not a request")
+        message = decode_from_slave(frames[2].bytes)
+        self._do(self.desk.message(frames[0].bytes, key, message, time.monotonic()))
+
+    def _on_file(self, frames: list[zmq.Frame], key: str) -> None:
+        if not self.desk.is_admitted(key):
+            raise PeerError("is not admitted")
+        if not 2 <= len(frames) <= 4:
+            raise PeerError(f"sent {len(frames)} frames over the file channel")
+        message = decode_file_from_slave([frame.bytes for frame in frames[1:]])
+        self._do_files(self.dock.message(frames[0].bytes, key, message, time.monotonic()))
+
+    # What sessions want done
+
+    def _do(self, tasks: Iterable[Task]) -> None:
+        for builder, effect in tasks:
+            self._effect(builder, effect)
+
+    def _effect(self, builder: Builder, effect: s.Effect) -> None:
+        match effect:
+            case s.Reply(message):
+                self._reply(builder, message)
+            case s.Renew(token, stats, _):
+                self._pulse.renew(token)
+                if builder.slave_id is not None:
+                    self._pulse.seen(builder.slave_id, stats)
+            case s.Seen(slave_id, stats):
+                self._pulse.seen(slave_id, stats)
+            case s.Register(hello):
+                self._ask(builder, partial(self._clerk.register, builder.key, hello))
+            case s.Claim(slave_id):
+                self._ask(builder, partial(self._clerk.claim, builder.key, slave_id, builder.hello))
+            case s.Record(result):
+                self._record(builder, result)
+            case s.Release(token, reason, why):
+                self._log(builder, f"its build goes back to the queue: {why}")
+                self._submit(builder, partial(self._clerk.release, token, reason, why))
+            case s.Expect(slave_id, file, _):
+                self._do_files(self.dock.expect(builder.key, slave_id, file))
+            case s.Verify():
+                self._verify(builder, effect)
+            case s.StopReceiving():
+                self._do_files(self.dock.stop(builder.key))
+            case s.Forget(why, fault):
+                self.counts.nonsense += fault
+                self._log(builder, f"is gone: {why}", level=logging.WARNING if fault else logging.INFO)
+                self.desk.forget(builder)
+
+    def _reply(self, builder: Builder, message: m.MasterMessage) -> None:
+        try:
+            data = encode(message)
+        except LocalProtocolError as error:  # what we know of a release cannot be said on the wire
+            logger.error("cannot answer %s: %s", builder, error)
+            self.desk.forget(builder)
+            if isinstance(message, m.Build) and message.order is not None:
+                why = f"the order could not be worded: {error}"
+                self._submit(builder, partial(self._clerk.release, message.order.token, FailureReason.BUILDER, why))
+            return
+        sent = self._send(self._builders, [builder.identity, b"", data])
+        if not sent and isinstance(message, m.Build) and message.order is not None:
+            # It left while its job was being leased; nobody has the job now.
+            self._submit(builder, partial(self._clerk.unclaim, message.order.token))
+
+    def _ask(self, builder: Builder, work: "Callable[[], s.Event]") -> None:
+        """Have something done whose answer the session waits for, unless it is gone when its turn comes."""
+
+        def job() -> None:
+            if builder.gone:
+                return
+            try:
+                event = work()
+            except Stopped:
+                return
+            except Exception:
+                # Its builder will give up waiting and say hello again.
+                self._inbox.post(partial(self._guard, partial(self.desk.forget, builder)))
+                raise
+            self._inbox.post(partial(self._answer, builder, event))
+
+        self._submit(builder, job)
+
+    def _answer(self, builder: Builder, event: s.Event) -> None:
+        if not self.desk.holds(builder.number) and isinstance(event, s.Claimed) and event.lease is not None:
+            self._submit(builder, partial(self._clerk.unclaim, event.lease.token))
+            return
+        if isinstance(event, s.Registered) and self.desk.holds(builder.number):
+            self._log(builder, f"is here as slave {event.slave_id}" + (", with its build" if event.resumed else ""))
+        self._guard(lambda: self._do(self.desk.answer(builder.number, event, time.monotonic())))
+
+    def _record(self, builder: Builder, result: s.Result) -> None:
+        builder.token = None  # from here on the lease is the recorder's: nobody is told that it is over
+        token = result.lease.token
+        self._pulse.hold(token)
+
+        def job() -> None:
+            try:
+                event = self._clerk.record(result)
+            except Stopped:
+                return
+            except Exception:
+                logger.exception("the result of %s %s cannot be recorded", result.lease.project, result.lease.version)
+                self._clerk.release(token, FailureReason.BUILDER, "the master could not record the result")
+                event = s.Recorded()
+            finally:
+                self._pulse.let_go(token)
+            self._inbox.post(partial(self._answer, builder, event))
+
+        if not self._submit(builder, job):
+            self._pulse.let_go(token)
+
+    def _submit(self, builder: Builder, job: Callable[[], object]) -> bool:
+        """Have something done after whatever else is being done for this builder."""
+
+        def run() -> None:
+            with suppress(Stopped):
+                job()
+
+        if self._work.submit(builder.key, run):
+            return True
+        self.counts.nonsense += 1
+        self._quiet.warning(builder.key, f"{builder} asks for too much at once; it is not answered")
+        return False
+
+    # Files
+
+    def _do_files(self, effects: Iterable[r.Effect]) -> None:
+        for effect in effects:
+            self._file_effect(effect)
+
+    def _file_effect(self, effect: r.Effect) -> None:
+        match effect:
+            case r.Tell(identity, message):
+                self._send(self._files, [identity, *encode_file(message)])
+            case r.Open(number, size):
+                opened = self._later(lambda: self._do_files(self.dock.opened(number, time.monotonic())))
+                self._disk.open(number, size, opened=opened, failed=self._failed(number))
+            case r.Put(number, offset, data):
+                self._disk.put(number, offset, data, failed=self._failed(number))
+            case r.Discard(number):
+                self._disk.discard(number)
+            case r.Alive(key):
+                self._do(self.desk.file_event(key, s.Receiving(), time.monotonic()))
+            case r.Close() | r.Refuse():
+                raise AssertionError("only Verify leads to these")
+
+    def _verify(self, builder: Builder, effect: s.Verify) -> None:
+        for answer in self.dock.verify(builder.key):
+            match answer:
+                case r.Close(number):
+                    self._finish(builder, effect, number)
+                case r.Refuse(_, why):
+                    self._inbox.post(partial(self._answer, builder, s.Rejected(why)))
+                case _:
+                    self._file_effect(answer)
+
+    def _finish(self, builder: Builder, effect: s.Verify, number: int) -> None:
+        def verify(arrived: Arrived) -> None:
+            event: s.Event
+            try:
+                event = self._clerk.verify(arrived, effect.file, effect.lease)
+            except Stopped:
+                return
+            except Exception:
+                logger.exception("a fault in piwheels itself while checking %r", effect.file.filename)
+                event = s.Rejected("the wheel could not be checked", hostile=True)
+            self._inbox.post(partial(self._answer, builder, event))
+
+        def arrived(file: Arrived) -> None:  # in the disk's thread
+            if not self._verifiers.submit(builder.key, partial(verify, file)):
+                file.path.unlink(missing_ok=True)
+
+        def failed(why: str) -> None:
+            self._inbox.post(partial(self._answer, builder, s.Rejected(why)))
+
+        self._disk.finish(number, arrived=arrived, failed=failed)
+
+    def _failed(self, number: int) -> Callable[[str], None]:
+        def failed(why: str) -> None:  # in the disk's thread
+            self._quiet.warning("disk", f"a wheel cannot be received: {why}")
+            self._inbox.post(lambda: self._guard(lambda: self._do_files(self.dock.failed(number, why))))
+
+        return failed
+
+    # What other threads have to say
+
+    def _later(self, call: Callable[[], None]) -> Callable[[], None]:
+        return lambda: self._inbox.post(partial(self._guard, call))
+
+    def _post_lost(self, token: str, why: str) -> None:
+        self._inbox.post(partial(self._guard, lambda: self._do(self.desk.cancel(token, why, time.monotonic()))))
+
+    def _post_admit(self, keys: frozenset[str]) -> None:
+        self._gate.admit(keys)
+        self._inbox.post(partial(self._guard, partial(self._admit, keys)))
+
+    def _admit(self, keys: frozenset[str]) -> None:
+        for builder in self.desk.admit(keys):
+            self._log(builder, "is not admitted any more")
+            self._do_files(self.dock.stop(builder.key))
+            if builder.slave_id is not None:
+                why = "the operator does not admit the builder any more"
+                self._submit(builder, partial(self._clerk.release_all_of, builder.slave_id, why))
+
+    # Small things
+
+    def _send(self, socket: Socket, frames: list[bytes]) -> bool:
+        try:
+            socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.ZMQError:  # EHOSTUNREACH: gone. EAGAIN: does not read. Either way it asks again, or is silent
+            self.counts.unsent += 1
+            return False
+        return True
+
+    def _guard(self, call: Callable[[], None]) -> None:
+        """Whatever one builder's affairs lead to, the others are served on."""
+        try:
+            call()
+        except PeerError as error:
+            self.counts.nonsense += 1
+            self._quiet.warning("peer", f"a builder {error}")
+        except Exception:
+            self._fault("an answer", "")
+
+    def _fault(self, what: str, key: str) -> None:
+        self.counts.faults += 1
+        if self._quiet.warning(f"fault {key}", f"a fault in piwheels itself while handling {what}"):
+            logger.exception("the fault")
+
+    def _log(self, builder: Builder, what: str, *, level: int = logging.INFO) -> None:
+        self._quiet.log(level, f"{builder.key} {what[:20]}", f"builder {builder} {what}")

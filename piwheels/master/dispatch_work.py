@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What sessions ask for that needs the database or the disk, done in worker threads: register, claim, verify, record.
+
+Each function does one thing and returns the event that answers it. It may wait for a database that is away, for as long
+as the process runs. It must not know sockets or other sessions.
+"""
+
+import gzip
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from threading import Event
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine
+
+from piwheels.db import builds, queue, slaves
+from piwheels.db import targets as target_rows
+from piwheels.db.builds import RetryPolicy
+from piwheels.db.engine import in_transaction
+from piwheels.db.queue import Terms
+from piwheels.errors import WheelError
+from piwheels.logs import RateLimited
+from piwheels.master import session as s
+from piwheels.master.dispatch_logs import clean_log
+from piwheels.master.receiving_disk import Arrived
+from piwheels.master.store import Store, write_file
+from piwheels.master.verify import check_content
+from piwheels.settings import Settings
+from piwheels.site.paths import log_path
+from piwheels.vocabulary import FailureReason, SlaveWish
+from piwheels.wire import messages as m
+
+logger = logging.getLogger(__name__)
+
+RECENT = 1000  #: build numbers, up to the last given out, among which a killed process may have left logs
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Clerk:
+    """Does the work. One for the process; any thread may use it."""
+
+    engine: Engine
+    store: Store
+    settings: Settings
+    stop: Event
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """What becomes of jobs whose builder failed."""
+        dispatch = self.settings.dispatch
+        return RetryPolicy(strikes=dispatch.strikes, retry_after=dispatch.retry_after)
+
+    @property
+    def terms(self) -> Terms:
+        """How jobs are handed out."""
+        dispatch = self.settings.dispatch
+        return Terms(dispatch.lease, dispatch.build_timeout, dispatch.memory_limit)
+
+    def transaction(self, work: Callable[[Connection], T]) -> T:
+        """Run it, waiting for the database if need be."""
+        return in_transaction(self.engine, work, stop=self.stop)
+
+    # Register
+
+    def register(self, key: str, hello: m.Hello) -> s.Registered | s.Refused:
+        """Note that a builder is here; see to what it held."""
+        return self.transaction(lambda conn: self._register(conn, key, hello))
+
+    def _register(self, conn: Connection, key: str, hello: m.Hello) -> s.Registered | s.Refused:
+        target_id = _target_of(conn, hello)
+        slave_id = slaves.register(conn, key, hello, target_id=target_id)
+        if slave_id is None:
+            return s.Refused("its key is not enrolled, or disabled")
+        if target_id is None:
+            _warn_of_stranger(conn, hello)
+        token = hello.capabilities.resume if hello.capabilities else None
+        resumed = None
+        if token is not None:
+            resumed = queue.lease_by_token(conn, token, slave_id=slave_id, terms=self.terms)
+        why = "the builder came back without the build"
+        kept = resumed.token if resumed else None
+        if resumed is not None:
+            queue.renew(conn, [resumed.token], lease=self.terms.lease)
+        queue.release_all_of(conn, slave_id, kept, policy=self.policy, why=why)
+        recorded = token is not None and resumed is None and builds.recorded(conn, token) is not None
+        return s.Registered(slave_id, resumed, already_recorded=recorded)
+
+    # Claim
+
+    def claim(self, key: str, slave_id: int, hello: m.Hello) -> s.Claimed:
+        """Lease a job. The lease is committed when this returns, so nobody is told of one that does not exist."""
+        if (free := self.store.free()) < self.settings.dispatch.min_free:
+            _nonsense.warning("disk", f"nothing is handed out: {free} bytes are free at {self.store.root}")
+            return s.Claimed(None, paused=True)
+        return self.transaction(lambda conn: self._claim(conn, key, slave_id, hello))
+
+    def _claim(self, conn: Connection, key: str, slave_id: int, hello: m.Hello) -> s.Claimed:
+        standing = queue.standing(conn, slave_id)
+        if standing is None or not standing.enabled or standing.wish is SlaveWish.STOP:
+            return s.Claimed(None, leave=True)
+        if standing.paused or standing.wish is SlaveWish.PAUSE:
+            return s.Claimed(None, paused=True)
+        target_id = standing.target_id
+        if target_id is None:  # perhaps it was enabled since
+            target_id = _target_of(conn, hello)
+            if target_id is None:
+                _warn_of_stranger(conn, hello)
+                return s.Claimed(None)
+            slaves.register(conn, key, hello, target_id=target_id)
+        return s.Claimed(queue.claim(conn, slave_id=slave_id, target_id=target_id, terms=self.terms))
+
+    def unclaim(self, token: str) -> None:
+        """Take back a lease that nobody was told of."""
+        self.transaction(lambda conn: queue.unclaim(conn, token))
+
+    # Verify
+
+    def verify(self, arrived: Arrived, file: m.FileInfo, lease: s.Lease) -> s.Verified | s.Rejected:
+        """Check a whole file and put it into the store."""
+        try:
+            if arrived.sha256.hex() != file.sha256:
+                return s.Rejected(f"{file.filename!r} arrived with another SHA-256 than was announced")
+            return s.Verified(self._verified(arrived, file, lease))
+        except WheelError as error:
+            return s.Rejected(str(error), hostile=True)
+        except OSError as error:
+            logger.warning("cannot keep %r: %s", file.filename, error)
+            return s.Rejected(f"the file could not be kept: {error.strerror or error}")
+        finally:
+            arrived.path.unlink(missing_ok=True)
+
+    def _verified(self, arrived: Arrived, file: m.FileInfo, lease: s.Lease) -> s.VerifiedFile:
+        target = next((t for t in self.transaction(target_rows.every) if t.id == lease.target_id), None)
+        supported = target.supported() if target else frozenset()
+        name, content, dependencies = check_content(arrived.path, file, lease, supported)
+        _sync(arrived.path)
+        metadata_sha256 = self.store.add_bytes(content.metadata)
+        self.store.add(arrived.path, arrived.sha256)
+        return s.VerifiedFile(
+            filename=name.filename,
+            size=arrived.size,
+            sha256=arrived.sha256,
+            metadata_sha256=metadata_sha256,
+            requires_python=content.requires_python,
+            top_level=content.top_level,
+            dependencies=dependencies,
+        )
+
+    # Record and release
+
+    def record(self, result: s.Result) -> s.Recorded:
+        """Commit a result, once; log first, so that a build that says it has a log has one."""
+        token = result.lease.token
+        log = clean_log(result.log, self.settings.dispatch.max_log)
+        build_id = self.transaction(lambda conn: None if builds.recorded(conn, token) else builds.next_id(conn))
+        if build_id is None:
+            return s.Recorded()
+        path = self.settings.paths.output / log_path(build_id)
+        has_log = _write_log(path, log)
+        number = self.transaction(lambda conn: self._record(conn, result, build_id, has_log=has_log))
+        if number != build_id:
+            # Only once the transaction has decided: while that is not known, the log may be a recorded build's.
+            path.unlink(missing_ok=True)
+            logger.info("a result of %s %s came too late", result.lease.project, result.lease.version)
+        return s.Recorded()
+
+    def _record(self, conn: Connection, result: s.Result, build_id: int, *, has_log: bool) -> int | None:
+        wanted = {digest for file in result.files for digest in (file.sha256, file.metadata_sha256)}
+        if not self.store.keep(wanted):
+            why = "a wheel vanished from the store before the build was recorded"
+            logger.error("%s %s: %s", result.lease.project, result.lease.version, why)
+            queue.release(conn, result.lease.token, FailureReason.BUILDER, why, policy=self.policy)
+            return None
+        return builds.record(conn, result, policy=self.policy, build_id=build_id, has_log=has_log)
+
+    def release(self, token: str, reason: FailureReason, why: str) -> None:
+        """Return a lease to the queue, with a strike."""
+        self.transaction(lambda conn: queue.release(conn, token, reason, why, policy=self.policy))
+
+    def release_all_of(self, slave_id: int, why: str) -> None:
+        """Return everything a builder holds."""
+        self.transaction(lambda conn: queue.release_all_of(conn, slave_id, None, policy=self.policy, why=why))
+
+    def sweep_logs(self) -> None:
+        """Remove logs whose build was never recorded because the process was killed in between. Before anything is
+        recorded by this one: a log that is being written now would be taken for one of them."""
+        last = self.transaction(builds.last_number)
+        recent = range(max(1, last - RECENT), last + 1)
+        for number in self.transaction(lambda conn: builds.missing_of(conn, recent)):
+            try:
+                (self.settings.paths.output / log_path(number)).unlink(missing_ok=True)
+            except OSError as error:
+                _nonsense.warning("log", f"cannot remove the log of build {number}: {error.strerror or error}")
+
+
+_nonsense = RateLimited(logger, per=timedelta(minutes=5))
+
+
+def _target_of(conn: Connection, hello: m.Hello) -> int | None:
+    return target_rows.by_builder(
+        conn,
+        py_version=hello.py_version,
+        abi=hello.abi,
+        platform=hello.platform,
+        os_name=hello.os_name,
+        os_version=hello.os_version,
+    )
+
+
+def _warn_of_stranger(conn: Connection, hello: m.Hello) -> None:
+    """It stays and sleeps: the operator may add its target without touching the builder."""
+    there = ", ".join(target.name for target in target_rows.enabled(conn)) or "none"
+    what = f"{hello.abi} on {hello.platform}, {hello.os_name} {hello.os_version}"
+    text = f"builder {hello.label[:60]!r} ({what[:200]}) serves no enabled target (there are: {there}); it sleeps"
+    _nonsense.warning(f"target {hello.label[:60]}", text)
+
+
+def _write_log(path: Path, log: bytes) -> bool:
+    """Write a build's log; a build is worth recording without one, too."""
+    try:
+        write_file(path, gzip.compress(log, mtime=0))
+    except OSError as error:
+        _nonsense.warning("log", f"cannot write build logs, such as {path}: {error.strerror or error}")
+        return False
+    return True
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

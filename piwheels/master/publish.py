@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The publish role: renders stale pages, so that the site shows what the database says. Any number of them may run.
+
+For a project, in this order: wheels are linked in, then their metadata, then the pages that list them are written;
+only then is what no page lists any more removed. A reader therefore never meets a link to nothing, and a kill between
+any two lines leaves a site that is right and a page that is still marked stale. What a page shows is decided in
+piwheels.site; here are the order, the disk and the transaction.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from operator import attrgetter
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine
+
+from piwheels.db import page_facts, pages, planning
+from piwheels.db import targets as target_rows
+from piwheels.db.engine import Stopped, in_transaction, is_passing
+from piwheels.db.wake import PAGES, Listener
+from piwheels.errors import DatabaseError
+from piwheels.master.role import Context
+from piwheels.master.store import Store
+from piwheels.pypi.client import Addresses
+from piwheels.settings import Settings
+from piwheels.site import assets, paths, project_json, simple, writer
+from piwheels.site import pages as html
+from piwheels.site.facts import FileFacts, ProjectFacts, SiteFacts
+from piwheels.site.model import ProjectPage, choose_files, fit_name, project_page, rivals
+from piwheels.vocabulary import PageKind, ProjectStatus
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BATCH = 8  #: pages claimed at a time
+POLL = 0.5  #: seconds between two looks at the table while nobody wakes us; debounced pages wait for this
+STATIC_KEY = "static"  #: key of the lock under which the files that no row changes are written
+
+
+def run(settings: Settings, context: Context) -> None:
+    """The role's body: until told to stop."""
+    publisher = Publisher(settings, context)
+    publisher.start()
+    listener = Listener(settings.database, PAGES, name=f"{context.name} listener")
+    try:
+        while not context.stop.is_set():
+            if not publisher.step():
+                listener.wait(POLL)
+    finally:
+        listener.close()
+
+
+def site_facts(settings: Settings) -> SiteFacts:
+    """What pages know of the farm."""
+    return SiteFacts(
+        name=settings.farm.name,
+        base_url=settings.farm.base_url.rstrip("/"),
+        contact=settings.farm.contact,
+        pypi_project_url=f"{Addresses.of(settings.upstream.simple_url).root}project/",
+    )
+
+
+@dataclass(slots=True)
+class Counts:
+    """What this process did since it started."""
+
+    rendered: int = 0
+    failed: int = 0
+
+
+class Publisher:
+    """One publishing process. Every method that is given a connection runs in a transaction that may be repeated."""
+
+    def __init__(self, settings: Settings, context: Context) -> None:
+        self.site = site_facts(settings)
+        self.output = settings.paths.output
+        self.store = Store(settings.paths.store)
+        self.context = context
+        self.worker = context.name
+        self.counts = Counts()
+        self._engine: Engine = context.engine
+
+    def start(self) -> None:
+        """Take up what an earlier process of this name left, and write the files that no row changes."""
+        left = self._transaction(lambda conn: pages.release_claims(conn, self.worker))
+        if left:
+            logger.info("%d pages were in hand when an earlier %s ended; they are done again", left, self.worker)
+        self._transaction(self._write_static)
+        self._notice_new_look()
+
+    def step(self) -> bool:
+        """Render a batch of stale pages; whether there were any."""
+        claims = self._transaction(lambda conn: pages.claim(conn, self.worker, limit=BATCH))
+        for claim in claims:
+            if self.context.stop.is_set():
+                break
+            self._publish(claim)
+        if self.context.stop.is_set():
+            with suppress(DatabaseError):  # they expire anyway
+                self._transaction(lambda conn: pages.release_claims(conn, self.worker), deadline=1.0)
+        self.context.report(rendered=self.counts.rendered, failed=self.counts.failed)
+        return bool(claims)
+
+    def _transaction(self, work: Callable[[Connection], T], *, deadline: float | None = None) -> T:
+        stop = None if deadline else self.context.stop
+        return in_transaction(self._engine, work, deadline=deadline, stop=stop)
+
+    def _publish(self, claim: pages.Claim) -> None:
+        """Render one page. What goes wrong with it is its own misfortune: it is tried again later, others go on."""
+        begun = time.monotonic()
+        try:
+            done = self._transaction(lambda conn: self._render(conn, claim))
+        except Stopped:
+            raise
+        except Exception as error:
+            if isinstance(error, DatabaseError) or is_passing(error):
+                raise
+            self._note_failure(claim, error)
+            return
+        if done:
+            self.counts.rendered += 1
+            logger.debug("%s %s in %.1f ms", claim.kind, claim.key, (time.monotonic() - begun) * 1000)
+
+    def _note_failure(self, claim: pages.Claim, error: Exception) -> None:
+        self.counts.failed += 1
+        why = f"{type(error).__name__}: {error}"
+        wait = self._transaction(lambda conn: pages.failed(conn, self.worker, claim, why))
+        # A disk that is full says the same for each page; the first of each page gets the traceback.
+        logger.error(
+            "cannot publish %s %s: %s; trying again in %.0f s",
+            claim.kind,
+            claim.key or "page",
+            why,
+            wait.total_seconds(),
+            exc_info=error if claim.attempts == 0 and not isinstance(error, OSError) else None,
+        )
+
+    def _render(self, conn: Connection, claim: pages.Claim) -> bool:
+        """Bring a page's files and rows in line, in one transaction; False: another worker is at it."""
+        if not pages.lock(conn, claim.kind, claim.key):
+            pages.put_back(conn, self.worker, claim)
+            return False
+        match claim.kind:
+            case PageKind.PROJECT:
+                self._project(conn, claim.key)
+            case PageKind.ROOT:
+                self._root(conn)
+            case PageKind.HOME:
+                self._home(conn)
+        pages.finish(conn, self.worker, claim)
+        return True
+
+    # Projects
+
+    def _project(self, conn: Connection, name: str) -> None:
+        if not _is_canonical(name):
+            logger.error("not a project's name: %r; nothing is published for it", name[:80])
+            return
+        facts = page_facts.load_project(conn, name, today=datetime.now(UTC).date())
+        if facts is None:
+            self._remove_project(conn, name)
+            return
+        page = self._place_wheels(conn, facts)
+        self._write_project(page)
+        changes_root = pages.note_published(conn, name, files=len(page.wheels))
+        # These rows are everybody's, so they are touched last and their locks are held for a moment only.
+        if changes_root:
+            pages.mark_stale(conn, PageKind.ROOT, "", f"{name} {'listed' if page.wheels else 'not listed any more'}")
+        pages.mark_stale(conn, PageKind.HOME, "", name)
+
+    def _place_wheels(self, conn: Connection, facts: ProjectFacts) -> ProjectPage:
+        """The project's page, with only such wheels as are in place beside their metadata."""
+        verdicts = planning.verdicts(conn, facts.id)
+        targets = target_rows.every(conn)
+        bound = self._bound(facts)
+        unavailable: Collection[str] = ()
+        if facts.status is not ProjectStatus.QUARANTINED:
+            chosen = []
+            for file in choose_files(facts.files, bound).values():
+                if fit_name(file.filename):
+                    chosen.append(file)
+                else:
+                    logger.error("%s: a file cannot be published under the name %r", facts.name, file.filename)
+            unavailable = link_files(self.output, self.store, facts.name, chosen)
+        return project_page(facts, verdicts, targets, bound=bound, unavailable=unavailable)
+
+    def _bound(self, facts: ProjectFacts) -> dict[str, bytes]:
+        """For names under which several contents were built: which of them the site has."""
+        bound = {}
+        for filename, contents in rivals(facts.files).items():
+            if not fit_name(filename):
+                continue
+            published = self.output / paths.wheel_path(facts.name, filename)
+            for sha256 in sorted(contents):
+                if _is_same(self.store.path(sha256), published):
+                    bound[filename] = sha256
+            kept = bound.get(filename)
+            logger.info("%s was built with %d contents; %s", filename, len(contents), _binding(kept))
+        return bound
+
+    def _write_project(self, page: ProjectPage) -> None:
+        listed = simple.is_listed(page)
+        if listed:
+            as_html = simple.project_html(page)
+            index = {
+                paths.INDEX_V1_JSON: simple.project_json(page),
+                paths.INDEX_V1_HTML: as_html,
+                paths.INDEX_HTML: as_html,
+            }
+            writer.write_files(self.output / paths.simple_dir(page.name), index)
+        else:
+            self._remove_listing(page.name)
+        writer.write_if_changed(self.output / paths.project_json(page.name), project_json.render(page, self.site))
+        writer.write_if_changed(self.output / paths.project_page(page.name), html.project(page, self.site))
+        if listed:
+            self._sweep(page)
+
+    def _sweep(self, page: ProjectPage) -> None:
+        """Remove what no page lists any more, and what a killed writer left."""
+        keep = {name for wheel in page.wheels for name in (wheel.filename, f"{wheel.filename}.metadata")}
+        keep |= {name + end for name in paths.INDEX_PAGES for end in ("", ".gz")}
+        removed = writer.remove_files(self.output / paths.simple_dir(page.name), lambda name: name not in keep)
+        if removed:
+            logger.info("%s: removed %s", page.name, ", ".join(removed[:10]))
+
+    def _remove_listing(self, name: str) -> None:
+        """Remove a project's index: pages first, then the wheels, then the directory."""
+        first = [page + end for page in paths.INDEX_PAGES for end in (".gz", "")]
+        directory = self.output / paths.simple_dir(name)
+        if not writer.remove_directory(directory, first=first):
+            logger.warning("%s holds something that is not ours; it is left there", directory)
+
+    def _remove_project(self, conn: Connection, name: str) -> None:
+        """Remove everything of a project that is not known any more."""
+        self._remove_listing(name)
+        for path in (paths.project_json(name).parent, paths.project_dir(name)):
+            if not writer.remove_directory(self.output / path):
+                logger.warning("%s holds something that is not ours; it is left there", self.output / path)
+        if pages.note_removed(conn, name):
+            pages.mark_stale(conn, PageKind.ROOT, "", f"{name} removed")
+        pages.mark_stale(conn, PageKind.HOME, "", name)
+        logger.info("%s is not known any more; its pages are removed", name)
+
+    # What there is one of
+
+    def _root(self, conn: Connection) -> None:
+        names, serial = page_facts.load_root(conn)
+        as_html = simple.root_html(names, serial=serial)
+        index = {
+            paths.INDEX_V1_JSON: simple.root_json(names, serial=serial),
+            paths.INDEX_V1_HTML: as_html,
+            paths.INDEX_HTML: as_html,
+        }
+        writer.write_files(self.output / paths.SIMPLE, index)
+
+    def _home(self, conn: Connection) -> None:
+        writer.write_if_changed(self.output / paths.HOME_PAGE, html.home(page_facts.load_home(conn), self.site))
+
+    def _write_static(self, conn: Connection) -> None:
+        """Write what changes only with the program and its settings; see that there is a root."""
+        if not pages.lock(conn, PageKind.HOME, STATIC_KEY):
+            return  # another worker, of the same program and settings
+        for path, data in assets.files(self.site).items():
+            writer.write_if_changed(self.output / path, data)
+        if not (self.output / paths.SIMPLE / paths.INDEX_V1_JSON).exists():
+            pages.mark_stale(conn, PageKind.ROOT, "", "there was none")
+
+    def _notice_new_look(self) -> None:
+        """Have everything rendered again when the program or its settings would render it differently."""
+        look = assets.look(self.site)
+        if self._transaction(pages.rendered_with) == look:
+            return
+        marked, after = 0, ""
+        while batch := self._transaction(partial(pages.mark_published, after=after)):
+            marked, after = marked + len(batch), batch[-1]
+        self._transaction(lambda conn: pages.note_rendered_with(conn, look))
+        if marked:
+            logger.info("pages have a new look: %d projects are rendered again", marked)
+
+
+def link_files(output: Path, store: Store, project: str, files: Collection[FileFacts]) -> set[str]:
+    """Give wheels, then their metadata, their published names; the names that cannot be had, which are not to be
+    listed. All that is new is durable on return."""
+    directory = output / paths.simple_dir(project)
+    if not files:
+        return set()
+    writer.make_directory(directory)
+    lost: set[str] = set()
+    for suffix, content in (("", attrgetter("sha256")), (".metadata", attrgetter("metadata_sha256"))):
+        new = False
+        for file in files:
+            if file.filename in lost:
+                continue
+            try:
+                sha256: bytes = content(file)
+                new |= writer.link_into(store.path(sha256), directory / (file.filename + suffix), sha256)
+            except (writer.NameTakenError, writer.NotInStoreError) as error:
+                logger.error("%s is not listed: %s", file.filename, error)
+                lost.add(file.filename)
+        if new:
+            writer.sync_directory(directory)
+    return lost
+
+
+def _is_canonical(name: str) -> bool:
+    try:
+        paths.check_project(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _binding(kept: bytes | None) -> str:
+    return f"the name keeps {kept.hex()[:12]}" if kept else "the first is published"

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The file channel as the master sees it: which builder may deliver what, and how far it is. Pure.
+
+``Dock`` takes messages, answers and the time, and returns effects; it must not know sockets, disks or the database. A
+builder is named by its key; a file is expected from at most one at a time, and whatever else arrives is dropped. Each
+expectation has a number of its own, so that what the disk answers to an earlier one cannot be taken for a later one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from piwheels.errors import PeerError
+from piwheels.wire import messages as m
+from piwheels.wire.transfer import Complete, GiveUp, Receiver, Write
+
+NOTICE = 2.0  #: seconds between two signs of life passed on to the session
+
+
+# Effects
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send this to that connection of the file channel."""
+
+    identity: bytes
+    message: m.Fetch | m.FileDone
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Make room for a file on disk. Answer ``opened`` or ``failed``."""
+
+    number: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Write this where it belongs. Answer ``failed`` if that cannot be done, else nothing."""
+
+    number: int
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """All of it was put: check it, and answer the session."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Forget the file and remove what there is of it."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The session asked for a file to be verified that is not to be had: answer Rejected."""
+
+    key: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """Bytes came from this builder: tell its session, now and then."""
+
+    key: str
+
+
+Effect = Tell | Open | Put | Close | Discard | Refuse | Alive
+
+
+@dataclass(slots=True)
+class _Expected:
+    """A file on its way."""
+
+    number: int
+    key: str
+    slave_id: int
+    file: m.FileInfo
+    receiver: Receiver
+    identity: bytes | None = None  #: the connection it comes over, once one said FileHello
+    opened: bool = False  #: the disk has room for it
+    complete: bool = False
+    trouble: str | None = None  #: why it will never be whole
+    noticed: float = field(default=float("-inf"))
+
+
+class Dock:
+    """All files on their way."""
+
+    def __init__(self, new_receiver: Callable[[int], Receiver] = Receiver) -> None:
+        """``new_receiver`` makes the machine for a file of so many bytes."""
+        self._new_receiver = new_receiver
+        self._expected: dict[str, _Expected] = {}
+        self._numbers = 0
+
+    @property
+    def active(self) -> int:
+        """How many files are expected."""
+        return len(self._expected)
+
+    def expect(self, key: str, slave_id: int, file: m.FileInfo) -> list[Effect]:
+        """Be ready for a file, whose announcement was found to be in order."""
+        effects = self.stop(key)
+        self._numbers += 1
+        receiver = self._new_receiver(file.size)
+        expected = _Expected(self._numbers, key, slave_id, file, receiver)
+        self._expected[key] = expected
+        return [*effects, Open(expected.number, file.size)]
+
+    def stop(self, key: str) -> list[Effect]:
+        """Forget what is expected of this builder."""
+        expected = self._expected.pop(key, None)
+        return [] if expected is None else [Discard(expected.number)]
+
+    def message(self, identity: bytes, key: str, message: m.FileHello | m.Chunk, now: float) -> list[Effect]:
+        """Something came over the file channel. Raises PeerError for what was not asked for."""
+        expected = self._expected.get(key)
+        if expected is None:
+            raise PeerError("nothing is expected of it on the file channel")
+        if isinstance(message, m.FileHello):
+            return self._hello(expected, identity, message, now)
+        if identity != expected.identity or not expected.opened:
+            raise PeerError("sent a chunk without having said hello")
+        if expected.complete or expected.trouble:
+            return []  # late duplicates
+        return [*self._run(expected, expected.receiver.handle(message, now)), *self._notice(expected, now)]
+
+    def opened(self, number: int, now: float) -> list[Effect]:
+        """The disk has room for a file: ask for it, if its builder is there."""
+        expected = self._by_number(number)
+        if expected is None:
+            return [Discard(number)]
+        expected.opened = True
+        return [] if expected.identity is None else self._start(expected, now)
+
+    def failed(self, number: int, why: str) -> list[Effect]:
+        """The disk cannot take a file. Its builder is told that it is done, so that it asks what is next."""
+        expected = self._by_number(number)
+        if expected is None:
+            return []
+        return self._trouble(expected, why)
+
+    def verify(self, key: str) -> list[Effect]:
+        """The builder says that it sent the file."""
+        expected = self._expected.get(key)
+        if expected is None:
+            return [Refuse(key, "no file was expected")]
+        if expected.trouble is not None:
+            return [*self.stop(key), Refuse(key, expected.trouble)]
+        if not expected.complete:
+            return [*self.stop(key), Refuse(key, "the builder says it sent the file, but not all of it came")]
+        del self._expected[key]  # the file itself is handed on
+        return [Close(expected.number)]
+
+    def tick(self, now: float) -> list[Effect]:
+        """Ask again for what did not come."""
+        return list(self._overdue(now))
+
+    def _overdue(self, now: float) -> Iterator[Effect]:
+        for expected in self._expected.values():
+            if expected.opened and expected.identity is not None and not (expected.complete or expected.trouble):
+                yield from self._run(expected, expected.receiver.tick(now))
+
+    def _hello(self, expected: _Expected, identity: bytes, hello: m.FileHello, now: float) -> list[Effect]:
+        if hello.slave_id != expected.slave_id:
+            raise PeerError("said hello on the file channel as another builder")
+        expected.identity = identity
+        if expected.complete or expected.trouble:
+            return self._let_go(expected)
+        return self._start(expected, now) if expected.opened else []
+
+    def _start(self, expected: _Expected, now: float) -> list[Effect]:
+        """Ask for what is missing: everything at first, the rest after the connection dropped. A builder that says
+        hello again has heard nothing for a while, so what was asked of it is asked again."""
+        return self._run(expected, expected.receiver.start(now))
+
+    def _run(self, expected: _Expected, steps: Sequence[Write | m.Fetch | Complete | GiveUp]) -> list[Effect]:
+        effects: list[Effect] = []
+        for step in steps:
+            if isinstance(step, Write):
+                effects.append(Put(expected.number, step.offset, step.data))
+            elif isinstance(step, m.Fetch):
+                assert expected.identity is not None
+                effects.append(Tell(expected.identity, step))
+            elif isinstance(step, GiveUp):
+                effects += self._trouble(expected, step.why)
+            else:
+                expected.complete = True
+                effects += self._let_go(expected)
+        return effects
+
+    def _trouble(self, expected: _Expected, why: str) -> list[Effect]:
+        expected.trouble = why
+        return [Discard(expected.number), *self._let_go(expected)]
+
+    def _let_go(self, expected: _Expected) -> list[Effect]:
+        return [] if expected.identity is None else [Tell(expected.identity, m.FileDone())]
+
+    def _notice(self, expected: _Expected, now: float) -> list[Effect]:
+        if now - expected.noticed < NOTICE:
+            return []
+        expected.noticed = now
+        return [Alive(expected.key)]
+
+    def _by_number(self, number: int) -> _Expected | None:
+        return next((expected for expected in self._expected.values() if expected.number == number), None)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the database says of a project and of the farm, as far as pages show it: rows in, nothing decided.
+
+db/page_facts.py reads them; piwheels.site.model makes pages of them. Text is as it came from PyPI and from builders.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from piwheels.vocabulary import DependencyTool, FailureReason, ProjectStatus
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFacts:
+    """What every page knows of the farm it belongs to; from settings."""
+
+    name: str
+    base_url: str  #: no slash at its end
+    contact: str  #: mail address, URL, or empty
+    pypi_project_url: str  #: what a project's name is appended to, for PyPI's page of it; ends with a slash
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """A wheel of ours."""
+
+    id: int
+    build_id: int
+    filename: str
+    size: int
+    sha256: bytes
+    metadata_sha256: bytes
+    requires_python: str | None
+    yanked: bool
+    yanked_reason: str
+    uploaded: datetime
+    dependencies: tuple[tuple[DependencyTool, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BuildFacts:
+    """An attempt to build a release for a target."""
+
+    id: int
+    release_id: int
+    target: str
+    finished: datetime
+    duration: timedelta
+    reason: FailureReason | None  #: None: it succeeded
+    detail: str
+    superseded: bool
+    has_log: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseFacts:
+    """A release, as PyPI has it."""
+
+    id: int
+    version: str
+    sort_key: bytes
+    released: datetime
+    yanked: bool
+    yanked_reason: str
+    skip_reason: str
+    wanted: bool  #: False: outside what the feed was told to build
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectFacts:
+    """Everything a project's pages are made of."""
+
+    id: int
+    name: str
+    display_name: str
+    summary: str
+    status: ProjectStatus
+    status_reason: str
+    skip_reason: str
+    serial: int
+    aliases: tuple[str, ...]
+    releases: tuple[ReleaseFacts, ...]
+    builds: tuple[BuildFacts, ...]  #: by id
+    files: tuple[FileFacts, ...]  #: by id
+    downloads_month: int
+    downloads_all: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecentBuild:
+    """A line of the home page's latest builds."""
+
+    build_id: int
+    project: str
+    display_name: str
+    version: str
+    target: str
+    finished: datetime
+    duration: timedelta
+    reason: FailureReason | None
+    has_log: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HomeFacts:
+    """What the home page shows."""
+
+    projects: int  #: that are listed
+    files: int
+    targets: tuple[str, ...]  #: names of those enabled, oldest first
+    recent: tuple[RecentBuild, ...]  #: latest first
+
+
+Bound = Mapping[str, bytes]  #: file name → SHA-256 that it is published with

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Where each file of the published tree is, relative to its root; the URL under the farm's base is the same path.
+
+Pure: knows names, touches no disk. Every function refuses a name that could lead out of its own directory, since names
+come from PyPI and from builders.
+"""
+
+import re
+from pathlib import PurePosixPath
+from urllib.parse import quote
+
+# PEP 503: what a canonical name looks like; the schema has the same check.
+_PROJECT = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+# What a wheel's name may hold: PEP 427's escaped parts, PEP 440's epoch (!) and local (+) signs.
+_WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]*\.whl")
+
+SIMPLE = PurePosixPath("simple")
+PROJECT = PurePosixPath("project")
+LOGS = PurePosixPath("logs")
+STATIC = PurePosixPath("static")
+HOME_PAGE = PurePosixPath("index.html")
+NOT_FOUND_PAGE = PurePosixPath("404.html")
+ROBOTS = PurePosixPath("robots.txt")
+PACKAGES_JSON = PurePosixPath("packages.json")
+PROJECT_SCHEMA = PurePosixPath("schema/project.json")
+
+INDEX_HTML = "index.html"  #: for plain servers that do not negotiate
+INDEX_V1_HTML = "index.v1_html"  #: application/vnd.pypi.simple.v1+html
+INDEX_V1_JSON = "index.v1_json"  #: application/vnd.pypi.simple.v1+json
+INDEX_PAGES = (INDEX_V1_JSON, INDEX_V1_HTML, INDEX_HTML)  #: the pages of one index directory, in the order of writing
+
+
+def check_project(name: str) -> str:
+    """The name itself, if it is canonical (PEP 503) and so fit to be a directory's name; else ValueError."""
+    if len(name) > 200 or not _PROJECT.fullmatch(name):
+        raise ValueError(f"not a canonical project name: {name[:80]!r}")
+    return name
+
+
+def check_wheel(filename: str) -> str:
+    """The file name itself, if it is fit to be a wheel's name in a directory; else ValueError."""
+    if len(filename) > 255 - len(".metadata") or not _WHEEL.fullmatch(filename):
+        raise ValueError(f"not fit to be published as a wheel: {filename[:80]!r}")
+    return filename
+
+
+def simple_dir(project: str) -> PurePosixPath:
+    """The directory of a project's index pages, wheels and their metadata."""
+    return SIMPLE / check_project(project)
+
+
+def wheel_path(project: str, filename: str) -> PurePosixPath:
+    """A wheel in the published tree."""
+    return simple_dir(project) / check_wheel(filename)
+
+
+def metadata_path(project: str, filename: str) -> PurePosixPath:
+    """A wheel's METADATA beside it (PEP 658: the wheel's URL with .metadata appended)."""
+    return simple_dir(project) / (check_wheel(filename) + ".metadata")
+
+
+def project_dir(project: str) -> PurePosixPath:
+    """The directory of a project's page for people."""
+    return PROJECT / check_project(project)
+
+
+def project_page(project: str) -> PurePosixPath:
+    """A project's page for people."""
+    return project_dir(project) / INDEX_HTML
+
+
+def project_json(project: str) -> PurePosixPath:
+    """A project's page for programs; its URL is the directory."""
+    return project_dir(project) / "json" / "index.json"
+
+
+def log_path(build_id: int) -> PurePosixPath:
+    """The log of a build: gzip, UTF-8 text. At most a thousand files or directories in each directory."""
+    if build_id < 1:
+        raise ValueError(f"not the number of a build: {build_id}")
+    return LOGS / f"{build_id // 1_000_000:04d}" / f"{build_id // 1000 % 1000:03d}" / f"{build_id}.txt.gz"
+
+
+def url_path(path: PurePosixPath) -> str:
+    """The path as a URL spells it: everything but letters, digits, ``-._~`` and slashes is percent-encoded.
+
+    ``+`` too: object stores read a bare one as a space.
+    """
+    return quote(str(path), safe="/")

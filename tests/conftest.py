@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What every test may use: a private PostgreSQL for the session, and a fresh database for each test that asks.
+
+The schema is migrated once, into a template; a test's database is a clone of it, which takes milliseconds. Nothing here
+starts unless a test asks for it.
+"""
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import psycopg
+import pytest
+from sqlalchemy import Engine
+
+from piwheels.db import migrate
+from piwheels.db.engine import make_engine
+from piwheels.postgres import Cluster
+from piwheels.settings import DatabaseSettings
+
+TEMPLATE = "template_piwheels"
+
+_numbers = itertools.count(1)
+
+# No deadline for single examples: on a machine with other work to do it would fail at random. Examples that failed are
+# kept for the next run where the checkout is ours to write to.
+hypothesis.settings.register_profile("piwheels", deadline=None)
+if not os.access(Path(__file__).parent.parent, os.W_OK):
+    hypothesis.settings.register_profile("piwheels", deadline=None, database=None)
+hypothesis.settings.load_profile("piwheels")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A running PostgreSQL of this test session's own; gone with it, by kill -9 too."""
+    folder = Path(tempfile.mkdtemp(prefix="piw-test-", dir="/tmp"))  # short: a socket goes inside
+    try:
+        with Cluster(folder / "pg", fast=True) as running:
+            yield running
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def template(cluster: Cluster) -> str:
+    """The name of a migrated, empty database that nobody connects to."""
+    settings = DatabaseSettings(url=cluster.url_of(TEMPLATE))
+    migrate.create_database(settings)
+    migrate.upgrade(settings)
+    return TEMPLATE
+
+
+@pytest.fixture
+def new_database(cluster: Cluster) -> Iterator[Callable[[str | None], DatabaseSettings]]:
+    """Makes databases of this test's own: a clone of the named template, or (None) an empty one."""
+    made = []
+
+    def make(template: str | None) -> DatabaseSettings:
+        name = f"test_{next(_numbers)}"
+        _maintain(cluster, f"CREATE DATABASE {name} TEMPLATE {template or 'template0'}")
+        made.append(name)
+        return DatabaseSettings(url=cluster.url_of(name), pool=5)
+
+    yield make
+    if not cluster.running:  # the test killed it
+        cluster.start()
+    for name in made:
+        _maintain(cluster, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty_database(new_database: Callable[[str | None], DatabaseSettings]) -> DatabaseSettings:
+    """A database without our schema."""
+    return new_database(None)
+
+
+@pytest.fixture
+def database_settings(new_database: Callable[[str | None], DatabaseSettings], template: str) -> DatabaseSettings:
+    """A fresh database with the newest schema and no rows."""
+    return new_database(template)
+
+
+@pytest.fixture
+def database(database_settings: DatabaseSettings) -> Iterator[Engine]:
+    """An engine on ``database_settings``."""
+    engine = make_engine(database_settings, name="test")
+    yield engine
+    engine.dispose()
+
+
+def _maintain(cluster: Cluster, statement: str) -> None:
+    with psycopg.connect(cluster.url_of("postgres"), autocommit=True) as connection:
+        connection.execute(statement.encode())

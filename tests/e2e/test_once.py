@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""``piw-farm --once``: from the simulator's projects to wheels that pip installs, and what it says of the others."""
+
+import gzip
+import json
+import time
+
+import pytest
+
+from piwheels.master.targets import native
+from tests.e2e.running import FarmFolder
+from tests.simulator import Fault, Recipe, Simulator
+
+pytestmark = pytest.mark.e2e
+
+GOOD = ("Plain.Pure", "has-extension")
+#: The last resort of a build is short here, and a builder's fault is final at once.
+QUICK = ("--set", "dispatch.build_timeout=8", "--set", "dispatch.strikes=1", "--set", "slave.poll=0.5")
+
+
+def fill(pypi: Simulator) -> None:
+    """Projects of every kind."""
+    pypi.add_release("Plain.Pure", "1.0")
+    pypi.add_release("Plain.Pure", "1.1", requires_python=">=3.8")
+    pypi.add_release("has-extension", "2.0", Recipe(native=True))
+    pypi.add_release("served", "1.0", wheels=("py3-none-any",))
+    pypi.add_release("breaks", "1.0", Recipe(misbehaviour="fail"))
+    pypi.add_release("hangs", "1.0", Recipe(misbehaviour="hang"))
+    pypi.add_release("tampered", "1.0", wrong_hash=True)
+    pypi.add_release("lies", "1.0", Recipe(lie="somebody-else"))
+    pypi.add_release("escapes", "1.0", Recipe(wheel_filename="../../escaped-1.0-py3-none-any.whl"))
+    pypi.add_release("no-sdist", "1.0", None, wheels=("cp27-cp27m-win32",))
+
+
+def test_every_kind_of_project(pypi: Simulator, folder: FarmFolder) -> None:
+    fill(pypi)
+    bad = ("breaks", "hangs", "tampered", "lies", "escapes", "no-sdist", "unheard-of")
+    farm = folder.once(*QUICK, *GOOD, "served", *bad, upstream=pypi.url, seconds=180)
+    assert farm.process.returncode == 1, f"{farm.said}\n{farm.logs()}"
+
+    failed = [line for line in farm.lines if line.startswith("failed: ")]
+    assert len(failed) == len(bad), farm.said
+    for name in bad:
+        assert any(line.startswith(f"failed: {name}") for line in failed), f"{name} in {failed}"
+    for expected in ("installed plain_pure-1.1-py3-none-any.whl, imported plain_pure", "served by PyPI: served 1.0"):
+        assert expected in farm.said
+    assert "imported has_extension" in farm.said
+    assert "Traceback" not in farm.said
+    check_tree(folder)
+    check_failures(folder)
+
+    check_second_run(pypi, folder)
+
+
+def check_tree(folder: FarmFolder) -> None:
+    """What is published is what was built, complete and consistent."""
+    www = folder.path / "www"
+    root = folder.published("simple/index.v1_json")
+    assert sorted(one["name"] for one in root["projects"]) == ["has-extension", "plain-pure"]
+    assert sorted(path.name for path in (www / "simple").iterdir() if path.is_dir()) == ["has-extension", "plain-pure"]
+    target = native()
+    for name, tag in (("plain-pure", "py3-none-any"), ("has-extension", f"{target.abi}-{target.abi}-")):
+        page = folder.published(f"simple/{name}/index.v1_json")
+        (file,) = page["files"]
+        assert tag in file["filename"]
+        wheel = www / "simple" / name / file["filename"]
+        assert wheel.stat().st_size == file["size"]
+        assert (wheel.parent / (wheel.name + ".metadata")).exists()
+    assert folder.published("simple/plain-pure/index.v1_json")["files"][0]["requires-python"] == ">=3.8"
+    assert not list(folder.path.rglob("escaped-*"))
+
+
+def check_failures(folder: FarmFolder) -> None:
+    """Each failed build is on its project's pages, with a reason and a log."""
+    for name, reason in (("breaks", "package"), ("hangs", "timeout"), ("lies", "package")):
+        page = folder.published(f"project/{name}/json/index.json")
+        (build,) = page["releases"]["1.0"]["builds"].values()
+        assert build["status"] == "failed" and build["reason"] == reason, (name, build)
+        log = folder.path / "www" / build["log_url"].removeprefix(folder.url).lstrip("/")
+        assert gzip.decompress(log.read_bytes())
+        assert not page["releases"]["1.0"]["files"]
+    assert (folder.path / "www/project/breaks/index.html").exists()
+    packages = {name for name, *_ in folder.published("packages.json")}
+    assert {"plain-pure", "breaks", "served"} <= packages and "unheard-of" not in packages
+
+
+def check_second_run(pypi: Simulator, folder: FarmFolder) -> None:
+    """The same command again builds nothing."""
+    before = {path: path.stat().st_mtime_ns for path in (folder.path / "www" / "simple").rglob("*") if path.is_file()}
+    sdists = len(pypi.asked("/files/"))
+    begin = time.monotonic()
+    farm = folder.once(*QUICK, *GOOD, "served", upstream=pypi.url)
+    took = time.monotonic() - begin
+    assert farm.process.returncode == 0, f"{farm.said}\n{farm.logs()}"
+    assert took < 20, f"{took:.0f} s:\n{farm.said}"
+    assert not any(line.startswith("building ") for line in farm.lines), farm.said
+    assert len(pypi.asked("/files/")) == sdists
+    after = {path: path.stat().st_mtime_ns for path in (folder.path / "www" / "simple").rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_without_pypi(pypi: Simulator, folder: FarmFolder) -> None:
+    pypi.add_release("alpha")
+    pypi.fault(Fault.UNAVAILABLE, times=None)
+    farm = folder.once("alpha", upstream=pypi.url)
+    assert farm.process.returncode == 3, farm.said
+    assert farm.lines[-1].startswith("piw-farm: PyPI cannot be reached")
+    assert any(line.startswith("PyPI does not answer") for line in farm.lines)
+
+    pypi.clear_faults()
+    assert folder.once("alpha", upstream=pypi.url).process.returncode == 0
+
+    pypi.stop()
+    farm = folder.once("alpha", upstream=pypi.url)
+    assert farm.process.returncode == 0, farm.said
+    assert "this is what was known before" in farm.said
+
+
+def test_waits_for_pypi_to_come_back(pypi: Simulator, folder: FarmFolder) -> None:
+    pypi.add_release("alpha")
+    pypi.fault(Fault.UNAVAILABLE, times=2)
+    farm = folder.once("alpha", upstream=pypi.url)
+    assert farm.process.returncode == 0, farm.said
+
+
+def test_all_releases(pypi: Simulator, folder: FarmFolder) -> None:
+    for version in ("1.0", "1.1", "2.0"):
+        pypi.add_release("alpha", version)
+    farm = folder.once("--releases", "all", "alpha", upstream=pypi.url)
+    assert farm.process.returncode == 0, farm.said
+    page = json.loads((folder.path / "www/simple/alpha/index.v1_json").read_text())
+    assert len(page["files"]) == 3
