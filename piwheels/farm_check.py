@@ -10,15 +10,13 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
 from piwheels.db.farm_facts import Wheel
 
-PARALLEL = 3
 FEW = 12  #: up to so many wheels are all checked at each run; of more, those that passed before are left out
 INSTALL_SECONDS, IMPORT_SECONDS = 120, 60
 _IMPORT = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
@@ -52,9 +50,9 @@ class Checker:
         todo = [w for w in wheels if len(wheels) <= FEW or passed.get(w.filename) != w.sha256]
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            results = []
-            for result in pool.map(self._check_one, range(len(todo)), todo):
+        results: list[Checked] = []
+        for number, batch in enumerate(_rounds(todo)):
+            for result in self._check_round(self._folder / str(number), batch):
                 report(result)
                 results.append(result)
         for result in results:
@@ -65,32 +63,30 @@ class Checker:
         shutil.rmtree(self._folder, ignore_errors=True)
         return results
 
-    def _check_one(self, number: int, wheel: Wheel) -> Checked:
-        if self._stop.is_set():
-            return Checked(wheel, "not checked: interrupted")
-        folder = self._folder / str(number)
-        try:
-            return Checked(wheel, self._install(folder, wheel) or self._import(folder, wheel))
-        except subprocess.TimeoutExpired as error:
-            return Checked(wheel, f"cannot be checked: took longer than {error.timeout:g} s")
-        except OSError as error:
-            return Checked(wheel, f"cannot be checked: {error.strerror or error}")
-
-    def _install(self, folder: Path, wheel: Wheel) -> str:
+    def _check_round(self, folder: Path, wheels: Sequence[Wheel]) -> Iterator[Checked]:
+        """Install wheels of different projects into one environment; import each."""
+        folder.mkdir()
         venv.create(folder / "venv", with_pip=False, symlinks=True)
+        # All at once is quick; only if that fails, one by one tells which.
+        together = len(wheels) > 1 and not self._stop.is_set() and self._install(folder, *wheels) == ""
+        for wheel in wheels:
+            if self._stop.is_set():
+                yield Checked(wheel, "not checked: interrupted")
+                continue
+            problem = "" if together else self._install(folder, wheel)
+            yield Checked(wheel, problem or self._import(folder, wheel))
+
+    def _install(self, folder: Path, *wheels: Wheel) -> str:
         # The farm's own pip, told to act for the scratch environment: making one with pip would take seconds.
         command = [sys.executable, "-P", "-m", "pip", "--python", str(folder / "venv/bin/python"), "install", "--quiet"]
         command += ["--no-deps", "--no-cache-dir", "--only-binary=:all:", "--retries=1", "--index-url", self._index_url]
-        done = _run([*command, f"{wheel.project}=={wheel.version}"], folder, seconds=INSTALL_SECONDS)
-        return "" if done.returncode == 0 else f"pip cannot install it from our index: {_last_line(done.stderr)}"
+        command += [f"{wheel.project}=={wheel.version}" for wheel in wheels]
+        return _problem(command, folder, "pip cannot install it from our index", seconds=INSTALL_SECONDS)
 
     def _import(self, folder: Path, wheel: Wheel) -> str:
         names = [name for name in wheel.top_level if name.isidentifier()]
-        if not names:
-            return ""
         command = [str(folder / "venv/bin/python"), "-I", "-c", _IMPORT, *names]
-        done = _run(command, folder, seconds=IMPORT_SECONDS)
-        return "" if done.returncode == 0 else f"cannot be imported: {_last_line(done.stderr)}"
+        return _problem(command, folder, "cannot be imported", seconds=IMPORT_SECONDS) if names else ""
 
     def _read(self) -> dict[str, str]:
         try:
@@ -105,20 +101,38 @@ class Checker:
         new.replace(self._passed)
 
 
-def _run(command: Sequence[str], folder: Path, *, seconds: float) -> "subprocess.CompletedProcess[bytes]":
-    """Run a program in an environment in which no configuration of the user's can change what pip installs."""
+def _rounds(wheels: Sequence[Wheel]) -> Iterator[list[Wheel]]:
+    """Cut into batches in which no project is twice: an environment holds one version of each."""
+    rest = list(wheels)
+    while rest:
+        batch = list({wheel.project: wheel for wheel in reversed(rest)}.values())[::-1]
+        yield batch
+        rest = [wheel for wheel in rest if wheel not in batch]
+
+
+def _problem(command: Sequence[str], folder: Path, words: str, *, seconds: float) -> str:
+    """Run a program; what went wrong, in one line, or nothing.
+
+    Nothing that the user has configured for pip or Python may change what is installed and from where.
+    """
     foreign = ("PIP_", "PYTHON", "http_proxy", "https_proxy", "all_proxy")
     environ = {k: v for k, v in os.environ.items() if not k.startswith(foreign) and k.lower() not in foreign}
     environ |= {"HOME": str(folder), "PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    return subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=seconds,
-        check=False,
-        cwd=folder,
-        env=environ,
-    )
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+            cwd=folder,
+            env=environ,
+        )
+    except subprocess.TimeoutExpired:
+        return f"{words}: it took longer than {seconds:g} s"
+    except OSError as error:
+        return f"{words}: {error.strerror or error}"
+    return "" if done.returncode == 0 else f"{words}: {_last_line(done.stderr)}"
 
 
 def _last_line(output: bytes) -> str:

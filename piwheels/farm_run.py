@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import FrameType
 
+from packaging.utils import canonicalize_name
 from sqlalchemy import Connection, Engine
 
 from piwheels import farm_home, farm_story
@@ -26,10 +27,10 @@ from piwheels.farm_children import Backoff, Child
 from piwheels.farm_home import LOCAL, Home, Wish
 from piwheels.farm_screen import Screen, status_line
 from piwheels.farm_story import End, Ending, Look, Story
-from piwheels.master.feed import watch_list
 from piwheels.master.planner import Policy
 from piwheels.master.targets import NATIVE, PRESETS, native
 from piwheels.postgres import Cluster
+from piwheels.pypi.model import clean
 from piwheels.settings import DatabaseSettings, Settings
 from piwheels.vocabulary import WatchState
 from piwheels.wire import keys
@@ -281,7 +282,7 @@ class Watcher:
     def __init__(self, settings: Settings, *, since: Since) -> None:
         self._engine: Engine = make_engine(settings.database, name="piw-farm")
         self._policy = Policy(strikes=settings.dispatch.strikes)
-        self._expected = frozenset(name for name, _ in watch_list(settings.feed.projects))
+        self._expected = frozenset(str(canonicalize_name(clean(name, 200))) for name in settings.feed.projects)
         # One look is several queries, which must all see the same moment.
         self._looking = self._engine.execution_options(isolation_level="REPEATABLE READ")
         self._stop = threading.Event()

@@ -103,7 +103,7 @@ def verdicts(facts: ProjectFacts) -> dict[int, dict[str, Verdict]]:
     """What the planner would say, more or less, of :func:`project`."""
     names = [one.filename for one in facts.files]
     said = {one.id: {t.name: verdict(t, Code.NOT_WANTED) for t in TARGETS} for one in facts.releases}
-    if len(names) == 4:
+    if len(names) == 4 and len(said) == 4:
         said[2] |= {
             ARMHF.name: verdict(ARMHF, Code.BUILT, names[0]),
             ARM64.name: verdict(ARM64, Code.BUILT, names[1]),

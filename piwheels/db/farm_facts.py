@@ -4,7 +4,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import cast
 
 from sqlalchemy import Connection, func, select
 
@@ -109,7 +108,7 @@ def _releases(conn: Connection, project_id: int, policy: Policy) -> tuple[Releas
 
 def now(conn: Connection) -> datetime:
     """The time by the database's clock."""
-    return cast(datetime, conn.execute(select(func.now())).scalar_one())
+    return conn.execute(select(func.now())).scalar_one()
 
 
 def last_build(conn: Connection) -> int:

@@ -33,6 +33,7 @@ from piwheels.site import assets, paths, project_json, simple, writer
 from piwheels.site import pages as html
 from piwheels.site.facts import FileFacts, ProjectFacts, SiteFacts
 from piwheels.site.model import ProjectPage, choose_files, fit_name, project_page, rivals
+from piwheels.site.text import clean
 from piwheels.vocabulary import PageKind, ProjectStatus
 
 logger = logging.getLogger(__name__)
@@ -60,9 +61,9 @@ def run(settings: Settings, context: Context) -> None:
 def site_facts(settings: Settings) -> SiteFacts:
     """What pages know of the farm."""
     return SiteFacts(
-        name=settings.farm.name,
+        name=clean(settings.farm.name),
         base_url=settings.farm.base_url.rstrip("/"),
-        contact=settings.farm.contact,
+        contact=clean(settings.farm.contact),
         pypi_project_url=f"{Addresses.of(settings.upstream.simple_url).root}project/",
     )
 

@@ -266,7 +266,10 @@ def _served(filename: str, verdicts: Mapping[str, Verdict], columns: Sequence[Ta
 def _wheel(
     release: ReleaseFacts, file: FileFacts, name: WheelName, built_for: Target, serves: tuple[str, ...]
 ) -> Wheel:
-    needs = {tool: tuple(sorted(name for t, name in file.dependencies if t is tool)) for tool in DependencyTool}
+    needs = {
+        tool: tuple(sorted({clean(name) for t, name in file.dependencies if t is tool} - {""}))
+        for tool in DependencyTool
+    }
     return Wheel(
         filename=file.filename,
         version=release.version,

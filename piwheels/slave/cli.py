@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 told to end by a signal, 1 sent away by the master, 2 wrong settings, 3 something "
         "needed is missing or in use. Its key pair is made on first start; the master admits it with piw-keys.",
     )
+    made.add_argument("--show-key", action="store_true", help="print this builder's public key, and end")
     commands.add_common_arguments(made)
     return made
 
@@ -39,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def work(args: argparse.Namespace, settings: Settings) -> int:
     """Be a builder."""
     slave = settings.slave
+    if args.show_key:
+        print(keys.load_or_make(slave.key).public)
+        return 0
     if not slave.master_key:
         raise SettingsError("slave.master_key is not set: the master's public key, or the path of its .pub file")
     if not has_pip():  # every build would fail, and seem to be its package's fault

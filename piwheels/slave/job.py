@@ -107,11 +107,11 @@ def read_result(directory: Path) -> Report | None:
     try:
         with (directory / _RESULT).open("rb") as file:
             data = json.loads(file.read(MAX_RESULT))
-    except (OSError, ValueError):
+        reason = data.pop("reason")
+        files = tuple(_file(one) for one in data.pop("files"))
+        return Report(**data, reason=None if reason is None else FailureReason(reason), files=files)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    reason = FailureReason(data.pop("reason")) if data["reason"] is not None else data.pop("reason")
-    files = tuple(_file(one) for one in data.pop("files"))
-    return Report(**data, reason=reason, files=files)
 
 
 def _file(data: dict[str, Any]) -> FileInfo:

@@ -75,7 +75,7 @@ def check_failures(folder: FarmFolder) -> None:
     for name, reason in (("breaks", "package"), ("hangs", "timeout"), ("lies", "package")):
         page = folder.published(f"project/{name}/json/index.json")
         (build,) = page["releases"]["1.0"]["builds"].values()
-        assert build["status"] == "failed" and build["reason"] == reason, (name, build)
+        assert build["status"] == "failed" and build["failure"] == reason, (name, build)
         log = folder.path / "www" / build["log_url"].removeprefix(folder.url).lstrip("/")
         assert gzip.decompress(log.read_bytes())
         assert not page["releases"]["1.0"]["files"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The master's session, rule by rule, and any events in any order. See test_sessions.py too."""
+"""The master's session, rule by rule, and any events in any order. Run against a builder's in test_sessions.py."""
 
 from dataclasses import replace
 from datetime import timedelta

@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The pages for people: valid, escaped, reaching for nothing elsewhere, and saying what they should."""
+
+import re
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import html5lib
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from piwheels.site import assets, pages, paths, text
+from piwheels.site.facts import ProjectFacts, SiteFacts
+from piwheels.site.model import Status
+from piwheels.vocabulary import DependencyTool, FailureReason, ProjectStatus
+from tests import site_facts as make
+
+HOSTILE = "<script>alert(1)</script> \"><img src=x onerror=alert(1)> ' ${1+1} &amp; \x1b[31m\x00\ufffe\u202e"
+
+
+def parse(data: bytes) -> Any:
+    """The document, if it is valid HTML and well put together."""
+    document = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(data.decode())
+    assert document.get("lang") == "en"
+    assert len(list(document.iter("h1"))) == len(list(document.iter("main"))) == len(list(document.iter("title"))) == 1
+    ids = [e.get("id") for e in document.iter() if isinstance(e.tag, str) and e.get("id")]
+    assert len(ids) == len(set(ids))
+    for element in document.iter():
+        if isinstance(element.tag, str) and element.get("aria-labelledby"):
+            assert element.get("aria-labelledby") in ids
+    for header in document.iter("th"):
+        assert header.get("scope") in ("col", "row")
+    return document
+
+
+def words(document: Any) -> str:
+    return " ".join("".join(document.find("body").itertext()).split())
+
+
+def project(facts: ProjectFacts | None = None, site: SiteFacts = make.SITE) -> Any:
+    return parse(pages.project(make.page(facts), site))
+
+
+def every_page(site: SiteFacts = make.SITE) -> dict[str, bytes]:
+    return {
+        "project": pages.project(make.page(), site),
+        "bare project": pages.project(make.page(make.project(releases=(), builds=(), files=())), site),
+        "home": pages.home(make.home(), site),
+        "empty home": pages.home(make.home(projects=0, files=0, targets=(), recent=()), site),
+        "404": pages.not_found(site),
+    }
+
+
+def test_every_page_is_valid_and_the_same_each_time() -> None:
+    for name, data in every_page().items():
+        parse(data)
+        assert data == every_page()[name]
+
+
+def test_pages_fetch_nothing_from_elsewhere() -> None:
+    """What a browser loads by itself is of this site, and exists; nothing is inline that a strict policy forbids."""
+    shipped = {str(path) for path in assets.files(make.SITE)}
+    for name, data in every_page().items():
+        document = parse(data)
+        for tag, attribute in (("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src"), ("use", "href")):
+            for element in document.iter(tag):
+                target = element.get(attribute)
+                assert target and not re.match(r"[a-z]+:|//", target), f"{name} loads {target}"
+                if element.get("rel") != "alternate":
+                    assert target.lstrip("./") in shipped
+        assert not list(document.iter("style"))
+        assert not [
+            e
+            for e in document.iter()
+            if isinstance(e.tag, str) and any(k.startswith("on") or k == "style" for k in e.keys())  # noqa: SIM118 - iterating an element gives its children
+        ]
+        assert b"url(" not in data and b"@import" not in data
+
+
+def test_styles_fetch_nothing() -> None:
+    css = assets.files(make.SITE)[paths.STATIC / "site.css"].decode()
+    assert "@import" not in css and "url(" not in css and "http" not in css
+    assert "prefers-color-scheme: dark" in css
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance (WCAG 2.2)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    r, g, b = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_enough_contrast(scheme: str) -> None:
+    """WCAG 2.2 AA: 4.5 to 1 for text."""
+    css = assets.files(make.SITE)[paths.STATIC / "site.css"].decode()
+    roots = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
+    assert len(roots) == 2
+    colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", roots[0]))
+    if scheme == "dark":
+        colours |= dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", roots[1]))
+    pairs = [(ink, ground) for ink in ("ink", "soft", "accent") for ground in ("paper", "card", "code")]
+    pairs += [(one, f"{one}-wash") for one in ("good", "bad", "wait", "calm")] + [("accent-ink", "accent")]
+    for ink, ground in pairs:
+        light, dark = sorted((_luminance(colours[ink]), _luminance(colours[ground])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{ink} on {ground}"
+
+
+def test_no_template_inserts_markup() -> None:
+    templates = list(pages.TEMPLATES.glob("*.pt"))
+    assert len(templates) == 4
+    for template in templates:
+        assert "structure" not in template.read_text("utf-8")
+
+
+def test_project_says_how_to_install_it() -> None:
+    said = words(project())
+    assert "pip install --extra-index-url https://wheels.example.org/simple/ foo-bar" in said
+    assert "uv pip install --index https://wheels.example.org/simple/ foo-bar" in said
+    assert "First, the system packages that 1.10 needs: sudo apt install libopenblas0" in said
+
+
+def test_packages_are_named_by_target_where_they_differ() -> None:
+    facts = make.project()
+    other = replace(
+        facts.files[1], dependencies=((DependencyTool.APT, "libatlas3-base"), (DependencyTool.NONE, "libodd.so.1"))
+    )
+    page = make.page(replace(facts, files=(facts.files[0], other)))
+    found = pages.install(page, make.SITE)
+    assert found is not None
+    assert found.apt == (
+        pages.Need(("libatlas3-base",), "bookworm-arm64"),
+        pages.Need(("libopenblas0",), "bookworm-armhf"),
+    )
+    assert found.unknown == ("libodd.so.1",)
+    assert found.pip.endswith("foo-bar==1.0")  # the latest release has no wheel, so an installer must be told
+
+
+def test_a_project_without_wheels_says_why() -> None:
+    facts = make.project(files=(), builds=make.project().builds[4:5])
+    said = words(project(facts))
+    assert "pip install" not in said
+    assert "Why there is no wheel of 1.10" in said
+    assert "There are no files of this project here." in said
+
+
+def test_why_is_said_for_each_target() -> None:
+    said = words(project(make.project()))
+    assert "Where there is no wheel of 1.10" in said
+    assert "bookworm-arm64: The build failed. Read the log.gcc said no and that was that" in said
+    assert "trixie-armhf: PyPI itself has a wheel for it, so none is built here. Installers take that one." in said
+    assert "trixie-arm64: It is waiting to be built." in said
+
+
+def test_table_of_releases() -> None:
+    document = project()
+    table = next(document.iter("table"))
+    rows = ["".join(" ".join(row.itertext()).split()) for row in table.iter("tr")]
+    assert rows[0] == "VersionReleasedbookworm-armhfbookworm-arm64trixie-armhftrixie-arm64"
+    assert rows[1].startswith("2.0rc1pre-release") and rows[1].endswith("notbuiltonalltargetsanewerreleaseisbuilt")
+    assert "1min23s" in rows[2] and "PyPIservesit" in rows[2] and "waiting" in rows[2]
+    links = [a.get("href") for a in table.iter("a")]
+    assert "../../logs/0000/000/5.txt.gz" in links
+
+
+def test_files_show_size_hash_and_needs() -> None:
+    document = project()
+    said = words(document)
+    assert "3.0 kB" in said and "03" * 32 in said and "030303030303…" in said
+    assert "../../simple/foo-bar/foo_bar-1.10-cp311-cp311-linux_armv7l.whl" in [
+        a.get("href") for a in document.iter("a")
+    ]
+    assert [d.get("open") for d in document.iter("details") if d.get("class") == "files"] == ["open", None, None]
+
+
+def test_downloads_and_spellings() -> None:
+    said = words(project())
+    assert "12 downloads in 30 days, 34 567 in all" in said
+    assert "Also spelled foo_bar." in said
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (
+            {"status": ProjectStatus.QUARANTINED, "status_reason": "malware"},
+            "Quarantined. PyPI has put this project in quarantine",
+        ),
+        ({"status": ProjectStatus.ARCHIVED, "status_reason": "use bar"}, "Archived on PyPI. use bar"),
+        ({"skip_reason": "too big for us"}, "Not built here. too big for us"),
+    ],
+)
+def test_notices(values: dict[str, Any], expected: str) -> None:
+    assert expected in words(project(make.project(**values)))
+
+
+def test_many_releases_are_folded() -> None:
+    releases = tuple(make.release(number, f"1.{number}") for number in range(40))
+    document = project(make.project(releases=releases, builds=(), files=()))
+    tables = list(document.iter("table"))
+    assert [len(list(table.iter("tr"))) for table in tables] == [1 + pages.SHOWN, 1 + 40 - pages.SHOWN]
+    assert "28 older releases" in words(document)
+    assert not [d for d in document.iter("details") if d.get("open")]
+    one_more = project(make.project(releases=releases[: pages.SHOWN + 1], builds=(), files=()))
+    assert len(list(one_more.iter("table"))) == 1
+
+
+def test_home() -> None:
+    document = parse(pages.home(make.home(), make.SITE))
+    said = words(document)
+    assert "pip config set global.extra-index-url https://wheels.example.org/simple/" in said
+    assert 'url = "https://wheels.example.org/simple/"' in said
+    assert "Wheels are built for bookworm-armhf, bookworm-arm64, trixie-armhf and trixie-arm64." in said
+    assert "out of memory" in said and "1 min 23 s" in said
+    assert "project/foo-bar/" in [a.get("href") for a in document.iter("a")]
+    assert "Nothing was built yet." in words(parse(pages.home(make.home(recent=()), make.SITE)))
+
+
+def test_pip_is_told_to_trust_plain_http_elsewhere_only() -> None:
+    local = replace(make.SITE, base_url="http://127.0.0.1:8080")
+    remote = replace(make.SITE, base_url="http://pi.example.org:8080")
+    assert "--trusted-host" not in pages.pip_options(make.SITE) + pages.pip_options(local)
+    assert pages.pip_options(remote).endswith("/simple/ --trusted-host pi.example.org")
+    assert "pip config set global.trusted-host pi.example.org" in words(parse(pages.home(make.home(), remote)))
+
+
+def test_links_of_the_404_page_start_at_the_root_that_the_site_has() -> None:
+    for base, root in (("https://wheels.example.org", "/"), ("https://example.org/farm", "/farm/")):
+        document = parse(pages.not_found(replace(make.SITE, base_url=base)))
+        assert {e.get("href") for e in document.iter("link")} == {f"{root}static/mark.svg", f"{root}static/site.css"}
+
+
+@pytest.mark.parametrize(
+    ("contact", "href"),
+    [
+        ("ops@example.org", "mailto:ops@example.org"),
+        ("https://example.org/ops", "https://example.org/ops"),
+        ("javascript:alert(1)", ""),
+        ("javascript:alert('a@b')", ""),
+        ("room 5", ""),
+        ("", ""),
+    ],
+)
+def test_contact(contact: str, href: str) -> None:
+    assert pages.contact_href(contact) == href
+    document = parse(pages.not_found(replace(make.SITE, contact=contact)))
+    assert (href in [a.get("href") for a in document.iter("a")]) is bool(href)
+
+
+def check_harmless(data: bytes) -> None:
+    document = parse(data)
+    assert len(list(document.iter("script"))) == 1
+    assert not list(document.iter("img"))
+    for element in document.iter("a"):
+        assert not element.get("href").lower().startswith(("javascript:", "data:"))
+
+
+def test_hostile_text_stays_text() -> None:
+    facts = make.project()
+    releases = (make.release(1, HOSTILE, yanked=True, yanked_reason=HOSTILE, skip_reason=HOSTILE), *facts.releases[1:])
+    builds = (*facts.builds[:4], make.build(5, 3, make.ARM64, FailureReason.PACKAGE, detail=HOSTILE), facts.builds[5])
+    files = (
+        replace(facts.files[0], yanked=True, yanked_reason=HOSTILE, dependencies=((DependencyTool.PIP, HOSTILE),)),
+        *facts.files[1:],
+    )
+    hostile = replace(
+        facts,
+        display_name=HOSTILE,
+        summary=HOSTILE,
+        status=ProjectStatus.DEPRECATED,
+        status_reason=HOSTILE,
+        skip_reason=HOSTILE,
+        aliases=(HOSTILE,),
+        releases=releases,
+        builds=builds,
+        files=files,
+    )
+    site = replace(make.SITE, name=text.clean(HOSTILE), contact=text.clean(HOSTILE))
+    data = pages.project(make.page(hostile), site)
+    check_harmless(data)
+    assert "${1+1}" in words(parse(data))
+    recent = tuple(replace(build, display_name=HOSTILE, version=HOSTILE) for build in make.home().recent)
+    check_harmless(pages.home(make.home(recent=recent), site))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=60))
+def test_any_text_makes_valid_pages(anything: str) -> None:
+    facts = make.project(
+        summary=anything, display_name=anything, aliases=(anything,), status_reason=anything, skip_reason=anything
+    )
+    builds = tuple(replace(build, detail=anything) for build in facts.builds)
+    check_harmless(pages.project(make.page(replace(facts, builds=builds)), make.SITE))
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (99_949, "99.9 kB"),
+        (123_456, "123 kB"),
+        (999_600, "1.0 MB"),
+        (5 * 10**12, "5000 GB"),
+    ],
+)
+def test_sizes(number: int, expected: str) -> None:
+    assert text.size(number) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (-1, "0.0 s"),
+        (0.25, "0.2 s"),
+        (59.9, "59.9 s"),
+        (59.99, "1 min 0 s"),
+        (3599.4, "59 min 59 s"),
+        (3725, "1 h 2 min"),
+    ],
+)
+def test_lengths(seconds: float, expected: str) -> None:
+    assert text.length(timedelta(seconds=seconds)) == expected
+
+
+def test_lists_of_names() -> None:
+    assert [text.listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
+
+
+def test_terminal_escapes_are_removed_whole() -> None:
+    assert text.clean_lines("\x1b[1;31merror\x1b[0m: no\r\n\x1b]0;title\x07next\x00") == "error: no\nnext"
+
+
+def test_statuses_all_have_words() -> None:
+    assert set(pages.WORDS) == set(Status)
+    assert set(pages.FAILURES) == set(FailureReason)
