@@ -9,6 +9,7 @@ from sqlalchemy import Connection, func, select
 
 from piwheels.db.planning import verdicts
 from piwheels.db.tables import builds, files, jobs, projects, published, releases, roles, watches
+from piwheels.db.watches import TROUBLE
 from piwheels.master.planner import Code, Policy, Verdict
 from piwheels.vocabulary import FailureReason, Outcome, Role, WatchState
 
@@ -85,7 +86,7 @@ def watched(conn: Connection, *, since: datetime, policy: Policy) -> list[Projec
             spelling=row.spelling,
             state=row.state,
             detail=row.detail,
-            fresh=row.checked_at is not None and row.checked_at >= since,
+            fresh=row.checked_at is not None and row.checked_at >= since and not row.detail.startswith(TROUBLE),
             listed=row.listed,
             releases=_releases(conn, row.id, policy) if row.id is not None else (),
         )

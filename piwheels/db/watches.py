@@ -14,6 +14,7 @@ from piwheels.master.planner import Code, Policy
 from piwheels.vocabulary import WatchState
 
 MAX_DETAIL = 500
+TROUBLE = "not seen lately:"  #: begins the detail of a project that we know and cannot ask for at the moment
 
 
 @dataclass(frozen=True, slots=True)

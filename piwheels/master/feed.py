@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 
 from piwheels.db import planning, upstream, watches
 from piwheels.db.engine import in_transaction
-from piwheels.db.watches import Watch
+from piwheels.db.watches import TROUBLE, Watch
 from piwheels.errors import UpstreamError, UpstreamMissing
 from piwheels.logs import RateLimited
 from piwheels.master.planner import Policy
@@ -238,13 +238,13 @@ class Feed:
     async def _recovered(self, name: str) -> None:
         """Nothing has changed since the answer that our rows reflect, whatever went wrong in between."""
         watch = self._watches[name]
-        if watch.state is not WatchState.FOUND or watch.detail.startswith(_TROUBLE):
+        if watch.state is not WatchState.FOUND or watch.detail.startswith(TROUBLE):
             await self._look_out(replace(watch, state=WatchState.FOUND))
 
     async def _note(self, name: str, state: WatchState, detail: str) -> None:
         watch = self._watches[name]
         if watch.state is WatchState.FOUND is state:
-            detail = f"{_TROUBLE} {detail}"
+            detail = f"{TROUBLE} {detail}"
         noted = replace(watch, state=state, detail=clean(detail, watches.MAX_DETAIL))
         if noted == watch:
             return
@@ -270,9 +270,6 @@ class Feed:
         states = [watch.state for watch in self._watches.values()]
         counts = {state.value: states.count(state) for state in WatchState}
         self._context.report(watches=counts, upstream="away" if self._was_down else "answers")
-
-
-_TROUBLE = "not seen lately:"  #: begins the detail of a project that we know and cannot ask for at the moment
 
 
 def watch_list(projects: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -25,6 +25,7 @@ from piwheels.db import targets as target_rows
 from piwheels.db.engine import Stopped, in_transaction, is_passing
 from piwheels.db.wake import PAGES, Listener
 from piwheels.errors import DatabaseError
+from piwheels.master.planner import Policy
 from piwheels.master.role import Context
 from piwheels.master.store import Store
 from piwheels.pypi.client import Addresses
@@ -42,6 +43,7 @@ T = TypeVar("T")
 
 BATCH = 8  #: pages claimed at a time
 POLL = 0.5  #: seconds between two looks at the table while nobody wakes us; debounced pages wait for this
+INDEX_FILES = frozenset(page + end for page in paths.INDEX_PAGES for end in ("", ".gz"))
 STATIC_KEY = "static"  #: key of the lock under which the files that no row changes are written
 
 
@@ -83,6 +85,7 @@ class Publisher:
         self.site = site_facts(settings)
         self.output = settings.paths.output
         self.store = Store(settings.paths.store)
+        self.policy = Policy(strikes=settings.dispatch.strikes)
         self.context = context
         self.worker = context.name
         self.counts = Counts()
@@ -168,17 +171,17 @@ class Publisher:
         if facts is None:
             self._remove_project(conn, name)
             return
-        page = self._place_wheels(conn, facts)
-        self._write_project(page)
+        page, refused = self._place_wheels(conn, facts)
+        self._write_project(page, refused)
         changes_root = pages.note_published(conn, name, files=len(page.wheels))
         # These rows are everybody's, so they are touched last and their locks are held for a moment only.
         if changes_root:
             pages.mark_stale(conn, PageKind.ROOT, "", f"{name} {'listed' if page.wheels else 'not listed any more'}")
         pages.mark_stale(conn, PageKind.HOME, "", name)
 
-    def _place_wheels(self, conn: Connection, facts: ProjectFacts) -> ProjectPage:
-        """The project's page, with only such wheels as are in place beside their metadata."""
-        verdicts = planning.verdicts(conn, facts.id)
+    def _place_wheels(self, conn: Connection, facts: ProjectFacts) -> tuple[ProjectPage, Collection[str]]:
+        """The project's page, with only such wheels as are in place beside their metadata, and the names of others."""
+        verdicts = planning.verdicts(conn, facts.id, policy=self.policy)
         targets = target_rows.every(conn)
         bound = self._bound(facts)
         unavailable: Collection[str] = ()
@@ -190,7 +193,7 @@ class Publisher:
                 else:
                     logger.error("%s: a file cannot be published under the name %r", facts.name, file.filename)
             unavailable = link_files(self.output, self.store, facts.name, chosen)
-        return project_page(facts, verdicts, targets, bound=bound, unavailable=unavailable)
+        return project_page(facts, verdicts, targets, bound=bound, unavailable=unavailable), unavailable
 
     def _bound(self, facts: ProjectFacts) -> dict[str, bytes]:
         """For names under which several contents were built: which of them the site has."""
@@ -202,11 +205,9 @@ class Publisher:
             for sha256 in sorted(contents):
                 if _is_same(self.store.path(sha256), published):
                     bound[filename] = sha256
-            kept = bound.get(filename)
-            logger.info("%s was built with %d contents; %s", filename, len(contents), _binding(kept))
         return bound
 
-    def _write_project(self, page: ProjectPage) -> None:
+    def _write_project(self, page: ProjectPage, refused: Collection[str]) -> None:
         listed = simple.is_listed(page)
         if listed:
             as_html = simple.project_html(page)
@@ -217,25 +218,28 @@ class Publisher:
             }
             writer.write_files(self.output / paths.simple_dir(page.name), index)
         else:
-            self._remove_listing(page.name)
+            self._remove_listing(page.name, refused)
         writer.write_if_changed(self.output / paths.project_json(page.name), project_json.render(page, self.site))
         writer.write_if_changed(self.output / paths.project_page(page.name), html.project(page, self.site))
         if listed:
-            self._sweep(page)
+            self._sweep(page, refused)
 
-    def _sweep(self, page: ProjectPage) -> None:
+    def _sweep(self, page: ProjectPage, refused: Collection[str]) -> None:
         """Remove what no page lists any more, and what a killed writer left."""
-        keep = {name for wheel in page.wheels for name in (wheel.filename, f"{wheel.filename}.metadata")}
-        keep |= {name + end for name in paths.INDEX_PAGES for end in ("", ".gz")}
+        keep = _with_metadata({wheel.filename for wheel in page.wheels}.union(refused)).union(INDEX_FILES)
         removed = writer.remove_files(self.output / paths.simple_dir(page.name), lambda name: name not in keep)
         if removed:
             logger.info("%s: removed %s", page.name, ", ".join(removed[:10]))
 
-    def _remove_listing(self, name: str) -> None:
-        """Remove a project's index: pages first, then the wheels, then the directory."""
-        first = [page + end for page in paths.INDEX_PAGES for end in (".gz", "")]
+    def _remove_listing(self, name: str, refused: Collection[str] = ()) -> None:
+        """Remove a project's index: pages first, then the wheels, then the directory. A name that was refused to other
+        bytes keeps its own, here as everywhere, or those would take it the next time."""
         directory = self.output / paths.simple_dir(name)
-        if not writer.remove_directory(directory, first=first):
+        if refused:
+            keep = _with_metadata(refused)
+            writer.remove_files(directory, INDEX_FILES.__contains__)
+            writer.remove_files(directory, lambda name: name not in keep)
+        elif not writer.remove_directory(directory, first=INDEX_FILES):
             logger.warning("%s holds something that is not ours; it is left there", directory)
 
     def _remove_project(self, conn: Connection, name: str) -> None:
@@ -310,6 +314,10 @@ def link_files(output: Path, store: Store, project: str, files: Collection[FileF
     return lost
 
 
+def _with_metadata(filenames: Collection[str]) -> set[str]:
+    return {name + end for name in filenames for end in ("", ".metadata")}
+
+
 def _is_canonical(name: str) -> bool:
     try:
         paths.check_project(name)
@@ -323,7 +331,3 @@ def _is_same(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:
         return False
-
-
-def _binding(kept: bytes | None) -> str:
-    return f"the name keeps {kept.hex()[:12]}" if kept else "the first is published"

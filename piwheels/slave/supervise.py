@@ -150,7 +150,7 @@ def run(
         cause=verdict[0] if verdict else None,
         words=verdict[1] if verdict else "",
         stopped=was_stopped,
-        peak_memory=(group.peak() if group else None) or watch.peak or _children_peak(),
+        peak_memory=(group.peak() if group else None) or max(watch.peak, _children_peak()) or None,
         cpu_seconds=_children_seconds() - before,
     )
 
@@ -268,6 +268,6 @@ def _children_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _children_peak() -> int | None:
-    """The largest resident set of any one process that ended: the best there is where nothing else could be had."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 or None
+def _children_peak() -> int:
+    """The largest resident set of any one process that ended, in bytes: what two looks may have missed between them."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024

@@ -102,7 +102,10 @@ def unwatch(socket: "zmq.Socket[bytes]", monitor: "zmq.Socket[bytes]", *, linger
 
 
 def peer_key(frame: zmq.Frame) -> str | None:
-    """The public key (Z85) of whoever sent this frame, as the Gate admitted it; None on a plain connection."""
+    """The public key (Z85) of whoever sent this frame, as the Gate admitted it; None on a plain connection.
+
+    To be asked of a message's last frame: a ROUTER's identity frame says nothing in some versions of libzmq.
+    """
     return _metadata(frame, "User-Id") or None
 
 
@@ -134,8 +137,8 @@ class Gate:
 
     def start(self) -> None:
         """Begin to answer."""
-        self._authenticator.configure_curve_callback(ZAP_DOMAIN, self)
         self._authenticator.start()
+        self._authenticator.configure_curve_callback(ZAP_DOMAIN, self)  # pyzmq 24's cannot be configured before
 
     @property
     def alive(self) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import pytest
 import zmq
 
+import piwheels
 from piwheels.slave import job
 from piwheels.vocabulary import FailureReason
 from piwheels.wire import codec, keys, sockets
@@ -123,6 +124,7 @@ class World:
         self.master_keys = keys.load_or_make(directory / "master.key")
         self.slave_keys = keys.load_or_make(directory / "slave.key")
         self.addresses = ("tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
+        self.python = sys.executable  #: what the slave runs on
 
     @contextmanager
     def master(self) -> Iterator[Master]:
@@ -145,12 +147,16 @@ class World:
         } | settings
         start = "import sys; from piwheels.slave.cli import main; sys.exit(main())"
         flags = [word for key, value in values.items() for word in ("--set", f"slave.{key}={value}")]
-        return [sys.executable, "-c", start, *flags]
+        return [self.python, "-c", start, *flags]
 
     @contextmanager
     def slave(self, **settings: object) -> Iterator["subprocess.Popen[str]"]:
         log = self.directory / f"slave-{time.monotonic_ns()}.log"
-        with log.open("w") as output, subprocess.Popen(self.command(**settings), stderr=output, text=True) as process:
+        command, environ = (
+            self.command(**settings),
+            os.environ | {"PYTHONPATH": str(Path(piwheels.__file__).parents[1])},
+        )
+        with log.open("w") as output, subprocess.Popen(command, stderr=output, text=True, env=environ) as process:
             try:
                 yield process
             finally:
@@ -204,7 +210,23 @@ def hang(world: World, master: Master, code: str = HANG) -> None:
     assert sleeping() == (code is HANG)
 
 
-def test_a_build_from_hello_to_done(world: World) -> None:
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+def debian_environment(world: World) -> str:
+    """A Python with Debian's own packages, the old end of the range, and a pip."""
+    command = [SYSTEM_PYTHON, "-c", "import zmq, cbor2, packaging, elftools"]
+    if subprocess.run(command, capture_output=True, timeout=60, check=False).returncode:
+        pytest.skip("needs python3-zmq python3-cbor2 python3-packaging python3-pyelftools")
+    venv = world.directory / "venv"
+    subprocess.run([SYSTEM_PYTHON, "-m", "venv", "--system-site-packages", str(venv)], check=True, timeout=120)
+    return str(venv / "bin/python")
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["newest", "debian"])
+def test_a_build_from_hello_to_done(world: World, old: bool) -> None:
+    if old:
+        world.python = debian_environment(world)
     code = "print('x' * 100)\nname = wheel(out, {'foo/__init__.py': os.urandom(50000)})"
     with world.master() as master, world.slave(label="Café 1") as slave:
         hello = master.welcome()

@@ -153,7 +153,7 @@ class World:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.database = Database([Job(f"project{n}") for n in range(4)])
+        self.database = Database([Job(f"project{n}") for n in range(10)])
         self.processes = 0
         self.builders: dict[str, BuilderProcess] = {}
         self.start_master()
@@ -327,7 +327,7 @@ class World:
             for key in KEYS:
                 builder = self.builders[key]
                 self.turn(key)
-                if builder.waiting:  # for something that was lost before
+                if builder.waiting and not builder.outgoing and not builder.incoming:  # an answer lost before
                     self.tick(key, impatient=True)
                 self.build_ends(key, None, 1)
                 self.file_ends(key, ok=True)
@@ -357,10 +357,14 @@ class Sessions(RuleBasedStateMachine):
             self.world.turn(key)
         self.world.build_ends(key, None, count)
 
-    @rule(key=keys)
-    def file_is_handed_over(self, key: str) -> None:
+    @rule(key=keys, verdict=st.sampled_from(["right", "right", "wrong", "hostile"]))
+    def file_is_handed_over(self, key: str, verdict: str) -> None:
+        """Also one that did not come, where none is expected any more."""
         self.world.turn(key)
         self.world.file_ends(key, ok=True)
+        self.world.verdict = verdict
+        self.world.turn(key)
+        self.world.verdict = "right"
 
     @rule(key=keys)
     def request_arrives(self, key: str) -> None:
@@ -394,10 +398,6 @@ class Sessions(RuleBasedStateMachine):
     def file_ends(self, key: str, ok: bool) -> None:
         self.world.file_ends(key, ok=ok)
 
-    @rule(verdict=st.sampled_from(["right", "right", "wrong", "hostile"]))
-    def files_will_be(self, verdict: str) -> None:
-        self.world.verdict = verdict
-
     @rule(key=keys)
     def request_is_lost(self, key: str) -> None:
         self.world.builders[key].outgoing.clear()
@@ -430,7 +430,7 @@ class Sessions(RuleBasedStateMachine):
         self.world.request_arrives(key)
         self.world.bury(key)
 
-    @rule(number=st.integers(0, 3))
+    @rule(number=st.integers(0, 1))
     def lease_expires(self, number: int) -> None:
         jobs = [job for job in self.world.database.jobs if job.token is not None]
         if number < len(jobs):
@@ -439,7 +439,7 @@ class Sessions(RuleBasedStateMachine):
             self.world.database.release(token)
             self.world.obey(self.world.desk.cancel(token, "expired", self.world.now))
 
-    @rule(number=st.integers(0, 3))
+    @rule(number=st.integers(0, 1))
     def lease_expires_unnoticed(self, number: int) -> None:
         jobs = [job for job in self.world.database.jobs if job.token is not None]
         if number < len(jobs) and jobs[number].token is not None:
@@ -477,7 +477,7 @@ class Sessions(RuleBasedStateMachine):
 
 
 Sessions.TestCase.settings = settings(
-    deadline=None, max_examples=60, stateful_step_count=60, suppress_health_check=[HealthCheck.too_slow]
+    deadline=None, max_examples=150, stateful_step_count=80, suppress_health_check=[HealthCheck.too_slow]
 )
 TestSessions = Sessions.TestCase
 
