@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import venv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from piwheels.db.farm_facts import Wheel
 
 FEW = 12  #: up to so many wheels are all checked at each run; of more, those that passed before are left out
 INSTALL_SECONDS, IMPORT_SECONDS = 120, 60
+TURN = 0.2  #: seconds between two looks at whether to stop
 _IMPORT = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
 
 
@@ -81,12 +83,16 @@ class Checker:
         command = [sys.executable, "-P", "-m", "pip", "--python", str(folder / "venv/bin/python"), "install", "--quiet"]
         command += ["--no-deps", "--no-cache-dir", "--only-binary=:all:", "--retries=1", "--index-url", self._index_url]
         command += [f"{wheel.project}=={wheel.version}" for wheel in wheels]
-        return _problem(command, folder, "pip cannot install it from our index", seconds=INSTALL_SECONDS)
+        return _problem(
+            command, folder, "pip cannot install it from our index", seconds=INSTALL_SECONDS, stop=self._stop
+        )
 
     def _import(self, folder: Path, wheel: Wheel) -> str:
         names = [name for name in wheel.top_level if name.isidentifier()]
         command = [str(folder / "venv/bin/python"), "-I", "-c", _IMPORT, *names]
-        return _problem(command, folder, "cannot be imported", seconds=IMPORT_SECONDS) if names else ""
+        if not names:
+            return ""
+        return _problem(command, folder, "cannot be imported", seconds=IMPORT_SECONDS, stop=self._stop)
 
     def _read(self) -> dict[str, str]:
         try:
@@ -110,7 +116,7 @@ def _rounds(wheels: Sequence[Wheel]) -> Iterator[list[Wheel]]:
         rest = [wheel for wheel in rest if wheel not in batch]
 
 
-def _problem(command: Sequence[str], folder: Path, words: str, *, seconds: float) -> str:
+def _problem(command: Sequence[str], folder: Path, words: str, *, seconds: float, stop: Event) -> str:
     """Run a program; what went wrong, in one line, or nothing.
 
     Nothing that the user has configured for pip or Python may change what is installed and from where.
@@ -119,20 +125,33 @@ def _problem(command: Sequence[str], folder: Path, words: str, *, seconds: float
     environ = {k: v for k, v in os.environ.items() if not k.startswith(foreign) and k.lower() not in foreign}
     environ |= {"HOME": str(folder), "PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=seconds,
-            check=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             cwd=folder,
             env=environ,
         )
-    except subprocess.TimeoutExpired:
-        return f"{words}: it took longer than {seconds:g} s"
     except OSError as error:
         return f"{words}: {error.strerror or error}"
-    return "" if done.returncode == 0 else f"{words}: {_last_line(done.stderr)}"
+    with process:
+        output = _output(process, time.monotonic() + seconds, stop)
+        if output is None:
+            return f"{words}: {'interrupted' if stop.is_set() else f'it took longer than {seconds:g} s'}"
+        return "" if process.returncode == 0 else f"{words}: {_last_line(output)}"
+
+
+def _output(process: "subprocess.Popen[bytes]", deadline: float, stop: Event) -> bytes | None:
+    """What the process writes to standard error, to its end; None if it had to be killed."""
+    while True:
+        try:
+            return process.communicate(timeout=TURN)[1]
+        except subprocess.TimeoutExpired:
+            if stop.is_set() or time.monotonic() > deadline:
+                process.kill()
+                process.communicate()
+                return None
 
 
 def _last_line(output: bytes) -> str:

@@ -8,6 +8,7 @@ piwheels.farm_children`` so that it asks the kernel to be told when the farm die
 import argparse
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from piwheels import processes
 
-LONGEST_LOG = 4 * 1024**2  #: bytes; at a start, a longer one is put aside as NAME.log.1
+LONGEST_LOG = 4 * 1024**2  #: bytes; a longer one is put aside as NAME.log.1
 FIRST_WAIT, LONGEST_WAIT = 0.2, 10.0  #: seconds before a child that died is started again
 STEADY = 20.0  #: seconds after which a child's earlier deaths are forgotten
 
@@ -57,7 +58,6 @@ class Child:
 
     def start(self, now: float) -> None:
         """Start it. Call from the farm's main thread: the kernel ties its death to the thread's."""
-        self._rotate()
         command = [sys.executable, "-P", "-m", "piwheels.farm_children", str(os.getpid()), self.module, *self.arguments]
         environ = {name: value for name, value in os.environ.items() if not name.startswith("PIWHEELS_")}
         with self.log.open("ab") as log:
@@ -72,13 +72,16 @@ class Child:
             )
         self.started = now
 
-    def _rotate(self) -> None:
+    def bound_log(self) -> None:
+        """Put a log that has become long aside, and begin it anew. The process goes on writing at the new end."""
         with suppress(FileNotFoundError):
             if self.log.stat().st_size > LONGEST_LOG:
-                self.log.replace(self.log.with_name(self.log.name + ".1"))
+                shutil.copyfile(self.log, self.log.with_name(self.log.name + ".1"))
+                os.truncate(self.log, 0)
 
     def keep_up(self, now: float) -> str | None:
         """Start it again if it died and its time has come; says so in words for a person when it has just died."""
+        self.bound_log()
         if self.process is None:
             if now >= self.backoff.ready_at:
                 self.start(now)

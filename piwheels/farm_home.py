@@ -4,6 +4,7 @@
 Knows names and settings; starts nothing.
 """
 
+import errno
 import hashlib
 import os
 import socket
@@ -162,20 +163,27 @@ def _addresses(before: Settings | None) -> tuple[str, str]:
 
 
 def _is_free(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen()
-        except OSError:
-            return False
+    try:
+        _try_listening(host, port)
+    except OSError:
+        return False
     return True
 
 
+def _try_listening(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        probe.listen()
+
+
 def require_free(port: int) -> None:
-    """Raise UnavailableError when the web server's port is taken."""
-    if not _is_free(LOCAL, port):
-        raise UnavailableError(f"port {port} is in use by another program; choose another with --port")
+    """Raise UnavailableError when the web server's port is not to be had."""
+    try:
+        _try_listening(LOCAL, port)
+    except OSError as error:
+        why = "in use by another program" if error.errno == errno.EADDRINUSE else f"not to be had ({error.strerror})"
+        raise UnavailableError(f"port {port} is {why}; choose another with --port") from error
 
 
 def write(home: Home, settings: Settings) -> None:

@@ -4,6 +4,7 @@
 The thin shell around farm_story (what is told, when it is done), farm_children (processes) and farm_check.
 """
 
+import logging
 import os
 import signal
 import threading
@@ -34,6 +35,8 @@ from piwheels.pypi.model import clean
 from piwheels.settings import DatabaseSettings, Settings
 from piwheels.vocabulary import WatchState
 from piwheels.wire import keys
+
+log = logging.getLogger(__name__)
 
 TURN = 0.15  #: seconds between two looks at the processes
 LOOK = 0.4  #: seconds between two looks at the database
@@ -142,8 +145,8 @@ class Farm:
         self._pipe = reading, writing = os.pipe2(os.O_CLOEXEC)
 
         def child(name: str, module: str, *arguments: str, stdin: int | None = None, stdout: int | None = None) -> None:
-            log = self._home.logs / f"{name}.log"
-            made = Child(name=name, module=module, arguments=(*config, *arguments), log=log, stdout=stdout)
+            path = self._home.logs / f"{name}.log"
+            made = Child(name=name, module=module, arguments=(*config, *arguments), log=path, stdout=stdout)
             made.stdin = made.stdin if stdin is None else stdin
             self._children.append(made)
 
@@ -165,6 +168,8 @@ class Farm:
             shown_usage = False
             while not self._stop.event.is_set():
                 self._keep_up()
+                if watcher.fault is not None:
+                    raise watcher.fault
                 look = watcher.look
                 if look is not None and look is not last:
                     last = look
@@ -206,7 +211,7 @@ class Farm:
     def _finish(self, look: Look, verdict: End, watcher: "Watcher") -> int:
         if verdict is End.AWAY:
             details = [p.detail for p in look.projects if p.state is not WatchState.FOUND and p.detail]
-            raise UnavailableError(f"PyPI cannot be reached: {details[0] if details else 'no answer'}")
+            raise UnavailableError(details[0] if details else "PyPI cannot be reached")
         if look.away:
             self._screen.say("PyPI does not answer; this is what was known before.")
         wheels, causes = watcher.results(look)
@@ -288,7 +293,7 @@ class Watcher:
         self._stop = threading.Event()
         self._since = since
         self.look: Look | None = None  #: the newest
-        self.trouble = ""  #: why there is no newer
+        self.fault: Exception | None = None  #: of ours; there will be no newer look
         self._thread = threading.Thread(target=self._work, name="watcher", daemon=True)
 
     def __enter__(self) -> "Watcher":
@@ -308,8 +313,9 @@ class Watcher:
                     self.look = self._look(conn)
             except Exception as error:
                 if not is_passing(error):
-                    raise
-                self.trouble = describe(error)
+                    self.fault = error
+                    return
+                log.debug("no look at the farm: %s", describe(error))
             self._stop.wait(max(LOOK, 4 * (time.monotonic() - begin)))
 
     def _look(self, conn: Connection) -> Look:

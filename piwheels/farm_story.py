@@ -119,7 +119,7 @@ class Story:
 
 def _weather(look: Look) -> str:
     details = [p.detail for p in look.projects if p.detail and p.state in (WatchState.PENDING, WatchState.ERROR)]
-    return f"PyPI does not answer ({details[0] if details else 'no network?'}); trying again until it does"
+    return f"{details[0] if details else 'PyPI does not answer'}; trying again until it does"
 
 
 def _prospect(verdict: Verdict) -> str:

@@ -54,6 +54,8 @@ class Runner:
         self._settings = settings
         self._running: _Running | None = None
         self._lock = _lock(self.work)
+        processes.become_subreaper()  # a job that is killed leaves its build to us
+        self._others = frozenset(processes.descendants(os.getpid()))
         try:
             self._group_home = limits.find_home()
             self._end_leftovers()
@@ -132,7 +134,7 @@ class Runner:
             return None
         running.output.close()
         self._running = None
-        self._clear_group()
+        self._end_rest()
         report = job.read_result(self.directory)
         if report is None:
             report = _lost(running.process.returncode, late=late)
@@ -144,7 +146,7 @@ class Runner:
             self._kill()
             self._running.output.close()
             self._running = None
-            self._clear_group()
+            self._end_rest()
 
     def wheel(self, filename: str) -> Path:
         """Where a wheel of the build is."""
@@ -189,6 +191,11 @@ class Runner:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
             process.wait(_GRACE)
+
+    def _end_rest(self) -> None:
+        """End what an orderly job would have ended itself."""
+        processes.kill_descendants(deadline=time.monotonic() + _GRACE, skip=self._others)
+        self._clear_group()
 
     def _clear_group(self) -> None:
         if self._group_home is not None:

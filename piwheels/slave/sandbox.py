@@ -28,6 +28,10 @@ from piwheels.errors import SettingsError, UnavailableError
 INSIDE = PurePosixPath("/build")
 _UID = 1000  #: of the build's user as the build sees it
 _PROBE_TIMEOUT = 30.0
+_ROOT_OUTSIDE = (
+    "builds keep root's id outside their sandbox, because user nobody cannot reach slave.work or {}; "
+    "the builder is safer as a user of its own"
+)
 
 #: What of /etc a build may read: name lookup, certificates, the linker's and the alternatives' tables, time zone.
 # fmt: off
@@ -111,7 +115,8 @@ def choose(wish: str, *, scratch: Path) -> Sandbox:
     why = "slave.sandbox is off"
     if wish != "off":
         program = shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin:" + os.environ.get("PATH", ""))
-        candidate = Sandbox(Confinement.BUBBLEWRAP, program=program or "", user=user, group=group)
+        warning = _ROOT_OUTSIDE.format(sys.prefix) if os.geteuid() == 0 and user is None else ""
+        candidate = Sandbox(Confinement.BUBBLEWRAP, program=program or "", user=user, group=group, warning=warning)
         why = _trouble(candidate, scratch) if program else "bubblewrap is not installed (apt install bubblewrap)"
         if not why:
             return candidate

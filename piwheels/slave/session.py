@@ -8,6 +8,8 @@ than until ``Session.deadline``; when that has passed, it feeds ``Tick``. ``now`
 
 Nothing that a master sends makes this machine raise: an answer that is out of place costs the connection, which is
 made anew after a back-off. It raises LocalProtocolError only where the agent itself breaks the rules above.
+
+A little longer than our modules are: events, effects, the table and the machine belong together.
 """
 
 from collections import deque

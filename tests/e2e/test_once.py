@@ -3,7 +3,6 @@
 
 import gzip
 import json
-import time
 
 import pytest
 
@@ -88,11 +87,8 @@ def check_second_run(pypi: Simulator, folder: FarmFolder) -> None:
     """The same command again builds nothing."""
     before = {path: path.stat().st_mtime_ns for path in (folder.path / "www" / "simple").rglob("*") if path.is_file()}
     sdists = len(pypi.asked("/files/"))
-    begin = time.monotonic()
     farm = folder.once(*QUICK, *GOOD, "served", upstream=pypi.url)
-    took = time.monotonic() - begin
     assert farm.process.returncode == 0, f"{farm.said}\n{farm.logs()}"
-    assert took < 20, f"{took:.0f} s:\n{farm.said}"
     assert not any(line.startswith("building ") for line in farm.lines), farm.said
     assert len(pypi.asked("/files/")) == sdists
     after = {path: path.stat().st_mtime_ns for path in (folder.path / "www" / "simple").rglob("*") if path.is_file()}
@@ -104,8 +100,8 @@ def test_without_pypi(pypi: Simulator, folder: FarmFolder) -> None:
     pypi.fault(Fault.UNAVAILABLE, times=None)
     farm = folder.once("alpha", upstream=pypi.url)
     assert farm.process.returncode == 3, farm.said
-    assert farm.lines[-1].startswith("piw-farm: PyPI cannot be reached")
-    assert any(line.startswith("PyPI does not answer") for line in farm.lines)
+    assert farm.lines[-1].startswith("piw-farm: PyPI ")
+    assert any(line.endswith("; trying again until it does") for line in farm.lines)
 
     pypi.clear_faults()
     assert folder.once("alpha", upstream=pypi.url).process.returncode == 0

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The default farm against the real PyPI: what ``make farm ARGS=--once`` does. Only with ``-m pypi``."""
 
-import time
-
 import pytest
 
 from piwheels.farm import PROJECTS
@@ -22,9 +20,6 @@ def test_the_default_farm(folder: FarmFolder) -> None:
     root = folder.published("simple/index.v1_json")
     assert sorted(one["name"] for one in root["projects"]) == ["rpi-gpio", "rpi-ws281x", "smbus", "spidev"]
 
-    begin = time.monotonic()
     second = folder.once(seconds=120)
-    took = time.monotonic() - begin
     assert second.process.returncode == 0, f"{second.said}\n{second.logs()}"
     assert not any(line.startswith("building ") for line in second.lines), second.said
-    assert took < 20, f"{took:.1f} s:\n{second.said}"

@@ -7,6 +7,7 @@ from threading import Event
 
 import pytest
 
+from piwheels import farm_check
 from piwheels.db.farm_facts import Wheel
 from piwheels.farm_check import FEW, Checked, Checker
 from tests.simulator import Simulator
@@ -61,3 +62,12 @@ def test_interrupted(tmp_path: Path) -> None:
 def test_a_damaged_record_is_no_reason_to_fail(tmp_path: Path) -> None:
     (tmp_path / "checked.json").write_text("[1, 2")
     assert check(tmp_path, "http://127.0.0.1:9/simple/") == []
+
+
+def test_an_import_that_does_not_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(farm_check, "IMPORT_SECONDS", 0.5)
+    monkeypatch.setattr(farm_check, "_IMPORT", "import time; time.sleep(600)")
+    with Simulator() as pypi:
+        pypi.add_release("alpha", wheels=("py3-none-any",))
+        (result,) = check(tmp_path, pypi.url, wheel("alpha", "alpha"))
+    assert result.problem == "cannot be imported: it took longer than 0.5 s"

@@ -9,6 +9,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -233,6 +234,28 @@ def test_daemon_of_a_build_that_ends_well(
     assert not running("86398")
 
 
+@pytest.mark.parametrize("groups", [True, False])
+def test_job_that_is_killed(
+    runner_for: Callable[..., Runner],
+    files: Path,
+    server: str,
+    confinement: str,
+    groups: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The process that watches over the build dies (out of memory, say): the builder's fault, and nothing is left."""
+    if not groups:
+        monkeypatch.setattr("piwheels.slave.limits.find_home", lambda: None)
+    runner = runner_for(sandbox=confinement)
+    runner.start(order(make_sdist(files, "os.execvp('sleep', ['sleep', '86396'])\nname=''"), server), NO_INDEX, now=0)
+    wait_for(lambda: running("86396"), "the build to run", seconds=60)
+    assert runner._running is not None
+    runner._running.process.kill()
+    built = wait_for(lambda: runner.poll(now=1), "the build to end", seconds=30)
+    assert reason(built)[0] is FailureReason.BUILDER and "killed" in reason(built)[1]
+    wait_for(lambda: not running("86396"), "the build to be gone", seconds=10)
+
+
 def running(argument: str) -> list[str]:
     """Command lines of live processes that contain an argument."""
     found = []
@@ -329,9 +352,16 @@ name = wheel(out)
 """
 
 
+@pytest.mark.parametrize("root_outside", [False, True])
 def test_what_a_build_can_see(
-    runner_for: Callable[..., Runner], files: Path, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runner_for: Callable[..., Runner],
+    files: Path,
+    server: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    root_outside: bool,
 ) -> None:
+    """``root_outside``: as where nobody cannot reach the virtual environment; no matter for other users than root."""
     monkeypatch.setenv("PIW_SECRET", "password")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "http://127.0.0.1:9/evil")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -341,6 +371,8 @@ def test_what_a_build_can_see(
     key.chmod(0o644)  # worse than it would be: only what is not shown is safe then
     tmp_path.chmod(0o755)
     runner = runner_for()
+    if root_outside and runner.sandbox.confinement is Confinement.BUBBLEWRAP:
+        runner.sandbox = replace(runner.sandbox, user=None, group=None)
     outside = [str(tmp_path / "evil"), str(runner.work / "evil"), "/usr/evil", "/etc/evil", "/evil", "/var/evil"]
     outside += ["/proc/sys/kernel/core_pattern"]
     paths = [str(key), "/etc/shadow", str(Path.home() / ".bashrc"), "/etc/piwheels/slave.key", "/etc/passwd"]

@@ -13,7 +13,7 @@ from piwheels import farm, farm_home, settings
 from piwheels.db.farm_facts import Attempt, Project, Release, Running
 from piwheels.db.status import Outstanding
 from piwheels.errors import UnavailableError
-from piwheels.farm_children import LONGEST_WAIT, STEADY, Backoff
+from piwheels.farm_children import LONGEST_LOG, LONGEST_WAIT, STEADY, Backoff, Child
 from piwheels.farm_home import Home, Wish
 from piwheels.farm_story import PATIENCE, End, Ending, Look, Story, failures, served_by_pypi, span, usage
 from piwheels.master.planner import Code, Verdict
@@ -94,7 +94,7 @@ def test_builds_are_told_from_start_to_page() -> None:
 def test_weather_is_told_when_it_changes() -> None:
     story = Story(URL)
     pending = project("a", state=WatchState.PENDING, detail="no route", fresh=False)
-    assert story.tell(look(pending, away=True)) == ["PyPI does not answer (no route); trying again until it does"]
+    assert story.tell(look(pending, away=True)) == ["no route; trying again until it does"]
     assert story.tell(look(pending, away=True)) == []
     assert story.tell(look(project("a", Code.QUEUED))) == [
         "PyPI answers again.",
@@ -231,3 +231,25 @@ def test_arguments() -> None:
     assert (options.projects, options.once, options.slave) == (["spidev", "smbus"], True, False)
     assert farm.main(["--port", "99999"]) == 2
     assert farm.main(["--set", "nonsense=1"]) == 2
+
+
+def test_long_logs_are_put_aside(tmp_path: Path) -> None:
+    child = Child(name="x", module="x", arguments=(), log=tmp_path / "x.log")
+    child.bound_log()  # there is none yet
+    with child.log.open("ab") as writer:
+        writer.write(b"x" * (LONGEST_LOG + 1))
+        writer.flush()
+        child.bound_log()
+        assert (tmp_path / "x.log.1").stat().st_size == LONGEST_LOG + 1
+        writer.write(b"more")
+    assert child.log.read_bytes() == b"more"
+
+
+def test_a_port_that_is_not_to_be_had() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UnavailableError, match=f"port {port} is in use by another program; choose another"):
+            farm_home.require_free(port)
+    farm_home.require_free(port)
