@@ -252,7 +252,7 @@ class Farm:
     def _say_usage(self, look: Look) -> None:
         built = [p for p in look.projects if p.listed]
         if built:
-            for line in farm_story.usage(self._settings.farm.base_url, built[0].spelling):
+            for line in farm_story.usage(self._settings.farm.base_url, built[0].spelling, runs=not self._plan.once):
                 self._screen.say(line)
 
     # Ending

@@ -217,11 +217,12 @@ def served_by_pypi(projects: Sequence[Project]) -> list[tuple[Project, Release]]
     ]
 
 
-def usage(base_url: str, example: str) -> list[str]:
-    """How to use the index."""
+def usage(base_url: str, example: str, *, runs: bool) -> list[str]:
+    """How to use the index; ``runs``: the farm goes on running."""
     index = f"{base_url}/simple/"
+    when = "The farm's site is" if runs else "While a farm runs here (the same without --once), its site is"
     return [
-        f"The farm's site is {base_url}/ and its index {index}",
+        f"{when} {base_url}/ and its index {index}",
         f"  pip install --index-url {index} --no-deps {example}",
         f"  uv pip install --index-url {index} --no-deps {example}",
         "or with PyPI for everything that is not built here:",

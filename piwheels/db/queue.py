@@ -121,8 +121,12 @@ def end_cancelled(conn: Connection, token: str) -> None:
 
 
 def unclaim(conn: Connection, token: str) -> None:
-    """Take back a lease whose slave was never told of it; no strike."""
-    rows.unlease(conn, uuid.UUID(hex=token))
+    """Take back a lease whose slave was never told of it, or ended in order; no strike."""
+    job = rows.lock_leased(conn, uuid.UUID(hex=token))
+    if job is not None and job.cancelled:
+        builds.abandon(conn, job)
+    elif job is not None:
+        rows.unlease(conn, job.token)
 
 
 def release(conn: Connection, token: str, reason: FailureReason, why: str, *, policy: RetryPolicy) -> bool:

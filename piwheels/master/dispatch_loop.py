@@ -186,6 +186,9 @@ class Loop:
             case s.Release(token, reason, why):
                 self._log(builder, f"its build goes back to the queue: {why}")
                 self._submit(builder, partial(self._clerk.release, token, reason, why))
+            case s.Return(token):
+                self._log(builder, "its build goes back to the queue: it ends")
+                self._submit(builder, partial(self._clerk.unclaim, token))
             case s.Expect(slave_id, file, _):
                 self._do_files(self.dock.expect(builder.key, slave_id, file))
             case s.Verify():

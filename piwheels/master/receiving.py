@@ -172,15 +172,16 @@ class Dock:
     def _hello(self, expected: _Expected, identity: bytes, hello: m.FileHello, now: float) -> list[Effect]:
         if hello.slave_id != expected.slave_id:
             raise PeerError("said hello on the file channel as another builder")
+        new_peer = expected.identity != identity
         expected.identity = identity
         if expected.complete or expected.trouble:
             return self._let_go(expected)
-        return self._start(expected, now) if expected.opened else []
+        return self._start(expected, now, new_peer=new_peer) if expected.opened else []
 
-    def _start(self, expected: _Expected, now: float) -> list[Effect]:
-        """Ask for what is missing: everything at first, the rest after the connection dropped. A builder that says
-        hello again has heard nothing for a while, so what was asked of it is asked again."""
-        return self._run(expected, expected.receiver.start(now))
+    def _start(self, expected: _Expected, now: float, *, new_peer: bool = True) -> list[Effect]:
+        """Ask for what is missing: everything at first, the rest after the connection dropped. A hello again over the
+        same connection may only mean that the line is slow; silence decides then."""
+        return self._run(expected, expected.receiver.start(now, new_peer=new_peer))
 
     def _run(self, expected: _Expected, steps: Sequence[Write | m.Fetch | Complete | GiveUp]) -> list[Effect]:
         effects: list[Effect] = []

@@ -243,6 +243,13 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Return:
+    """Return this lease to the queue as if it had never been: the builder ended in order, which is nobody's fault."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """The session is over; drop it. Its lease, if any, stays until it expires or the builder resumes it."""
 
@@ -250,7 +257,7 @@ class Forget:
     fault: bool = False  #: whether the peer broke the protocol; ``why`` then ends with the session's recent story
 
 
-Effect = Reply | Register | Claim | Renew | Seen | Expect | Verify | StopReceiving | Record | Release | Forget
+Effect = Reply | Register | Claim | Renew | Seen | Expect | Verify | StopReceiving | Record | Release | Return | Forget
 
 
 class State(StrEnum):
@@ -345,7 +352,7 @@ DESCRIPTION: tuple[Move, ...] = (
         "Expect, Reply(Send); no tries left: StopReceiving, Release, Reply(Done); hostile: StopReceiving, Record",
     ),
     Move(_S.RECORDING, Recorded, (_S.READY,), "_recorded", "Reply(Done)"),
-    *_everywhere(m.Bye, _S.GONE, "_bye", "StopReceiving if sending, Release of a lease, Forget"),
+    *_everywhere(m.Bye, _S.GONE, "_bye", "StopReceiving if sending, Return of a lease, Forget"),
     *_everywhere(Cancelled, None, "_cancel", "none; the next request is answered Done"),
     *_everywhere(Silent, _S.GONE, "_lapse", "StopReceiving if sending, Forget; the lease stays"),
     *_everywhere(Superseded, _S.GONE, "_lapse", "StopReceiving if sending, Forget; the lease stays"),
@@ -453,7 +460,9 @@ class Session:
         return [Reply(m.Die()), Forget(f"refused: {answer.why}")]
 
     def _bye(self, bye: m.Bye) -> list[Effect]:
-        return [*self._end(FailureReason.LOST, "the builder left"), Forget("said good-bye")]
+        held = self.lease if not self._cancelled and self.state is not State.RECORDING else None
+        returned: list[Effect] = [Return(held.token)] if held else []
+        return [*self._end(), *returned, Forget("said good-bye")]
 
     def _lapse(self, event: Silent | Superseded) -> list[Effect]:
         why = "was silent for too long" if isinstance(event, Silent) else "came back on another connection"

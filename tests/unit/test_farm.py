@@ -154,7 +154,9 @@ def test_failures() -> None:
 
 def test_words() -> None:
     assert [span(timedelta(seconds=n)) for n in (0, 59, 61, 3700)] == ["0 s", "59 s", "1 min 01 s", "1 h 01 min"]
-    assert any("--index-url http://127.0.0.1:8080/simple/ --no-deps spidev" in line for line in usage(URL, "spidev"))
+    assert any(
+        "--index-url http://127.0.0.1:8080/simple/ --no-deps spidev" in line for line in usage(URL, "spidev", runs=True)
+    )
 
 
 def test_backoff_grows_and_forgets() -> None:

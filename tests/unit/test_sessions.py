@@ -225,7 +225,7 @@ class World:
             case master.Renew(token):
                 if database.live(token) is None:
                     self.obey(self.desk.cancel(token, "the lease is gone", self.now))
-            case master.Release(token):
+            case master.Release(token) | master.Return(token):
                 self.work[key].append(lambda: database.release(token))
             case master.Expect(_, file, _):
                 self.expected[key] = file
