@@ -32,7 +32,7 @@ check:
 # test-diet comes first so that the last line is the one that counts.
 test: test-diet
 	@tools/setup test
-	$(PYTHON) -m pytest -m 'not pypi' $(ARGS) $(TESTS)
+	$(PYTHON) -m pytest -n 2 --dist loadfile -m 'not pypi' $(ARGS) $(TESTS)
 
 test-diet:
 	@if tools/setup diet; then \
