@@ -403,8 +403,8 @@ class Session:
         if move is None:
             return self._not_in_table(event)
         self._story.append(f"{move.name} at {now:.1f}")
-        self._last = move
         effects: list[Effect] = getattr(self, move.how)(what)
+        self._last = move  # only now: a move that raised changed nothing
         return effects
 
     def validate(self) -> None:

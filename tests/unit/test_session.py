@@ -272,6 +272,14 @@ class TestLeases:
         assert isinstance(release, s.Release) and release.token == TOKEN
 
 
+def test_a_verified_file_that_is_not_the_expected_one_changes_nothing() -> None:
+    driver = Driver().to(State.VERIFYING)
+    with pytest.raises(LocalProtocolError):
+        driver.session.handle(s.Verified(replace(verified(WHEEL), filename="other-1.0-py3-none-any.whl")), 0.0)
+    driver.session.validate()
+    assert driver.session.state is State.VERIFYING
+
+
 class TestTheEnd:
     @pytest.mark.parametrize("state", [state for state in State if state is not State.GONE])
     @pytest.mark.parametrize("event", [s.Silent(), s.Superseded()])
