@@ -217,7 +217,7 @@ def bubblewrap(
         "builder",
         "--clearenv",
     ]
-    arguments += _system() + _python()
+    arguments += _system()
     for source, target in (show or {}).items():
         arguments += ["--ro-bind", str(source), str(target)]
     arguments += [*_proc(), "--dev", "/dev", "--bind", str(at.outside), str(at.inside)]
@@ -233,6 +233,7 @@ def bubblewrap(
         "/tmp",
         "/var/tmp",
     ]
+    arguments += _python()  # after /tmp, which would cover one that lives there
     for name in ("passwd", "group"):
         arguments += ["--ro-bind", str(at.outside / "etc" / name), f"/etc/{name}"]
     arguments += ["--ro-bind", str(at.outside / "etc"), str(at.inside / "etc")]
