@@ -8,6 +8,7 @@ LocalProtocolError, so that nothing leaves which the other side would refuse.
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -33,12 +34,12 @@ class Field(Protocol):
         """What CBOR is to encode for this value. LocalProtocolError, naming ``where``, if it may not be sent."""
 
 
-class _Symmetric:
+class _Symmetric(ABC):
     """A field whose value is the same on the wire."""
 
+    @abstractmethod
     def fault(self, value: Any) -> str | None:
         """What is wrong with the value, or None."""
-        raise NotImplementedError
 
     def load(self, data: Any, where: str) -> Any:
         fault = self.fault(data)
