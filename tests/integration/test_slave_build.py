@@ -7,6 +7,7 @@ Each build is a second or two. They run confined as the builder would choose her
 import json
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -392,5 +393,6 @@ def test_what_a_build_can_see(
         assert found[str(key)] is None
         assert found[str(Path.home() / ".bashrc")] is None
         assert found["/etc/passwd"].startswith("build:x:")
-        assert found["home"] == []
+        prefix = Path(sys.prefix)  # the way to our own Python is there, and nothing beside it
+        assert found["home"] == ([prefix.parts[2]] if prefix.is_relative_to("/home") else [])
         assert found["tests"] == []
