@@ -34,6 +34,7 @@ def test_pip_builds_its_sdists_and_takes_its_wheels(simulator: Simulator, tmp_pa
     names = ["some_pure", "ext", "served"]
     done = pip("install", "--target", str(target), "--index-url", simulator.url, *names, home=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert [request.status for request in simulator.asked("served-3.0-py3-none-any.whl.metadata")] == [200]
     code = "import some_pure, ext, served; print(some_pure.VERSION, ext.answer(), served.VERSION)"
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(target)}
     seen = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -66,6 +67,7 @@ def test_uv_reads_its_index(simulator: Simulator, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "served").is_dir()
+    assert [request.status for request in simulator.asked(".metadata")] == [200]
 
 
 def test_the_same_arguments_make_the_same_bytes() -> None:

@@ -14,6 +14,7 @@ import re
 import tarfile
 import zipfile
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 BACKEND = Path(__file__).with_name("backend.py.txt")
@@ -48,6 +49,8 @@ class Recipe:
     lie: str = ""  #: the project that the wheel says it is of, in its file name and inside
     lie_inside: str = ""  #: the same, but only inside
     requires_dist: tuple[str, ...] = ()
+    salt: str = ""  #: makes other bytes of the same
+    tiny: bool = False  #: made fast, of a few hundred bytes, and not to be built: where thousands are wanted
 
 
 PURE = Recipe()
@@ -61,6 +64,7 @@ HOG = Recipe(misbehaviour="hog")
 LYING = Recipe(lie="somebody-else")
 LYING_INSIDE = Recipe(lie_inside="somebody-else")
 HOSTILE_PATH = Recipe(wheel_filename="../../escaped-1.0-py3-none-any.whl")
+TINY = Recipe(tiny=True)
 HOSTILE_NAME = Recipe(wheel_filename="x" * 230 + "-1.0-py3-none-any.whl")
 
 RECIPES = {
@@ -76,6 +80,7 @@ RECIPES = {
     "lying-inside": LYING_INSIDE,
     "hostile-path": HOSTILE_PATH,
     "hostile-name": HOSTILE_NAME,
+    "tiny": TINY,
 }  #: by the name they go by on the command line
 
 
@@ -87,6 +92,8 @@ def escaped(name: str) -> str:
 def sdist(name: str, version: str, recipe: Recipe = PURE, *, requires_python: str | None = None) -> tuple[str, bytes]:
     """File name and bytes of an sdist (.tar.gz, PEP 625)."""
     stem = f"{escaped(name)}-{version}"
+    if recipe.tiny:
+        return f"{stem}.tar.gz", _tiny_tar(f"{stem} {recipe.salt}")
     module = escaped(name)
     told = asdict(recipe) | {
         "name": name,
@@ -103,10 +110,15 @@ def sdist(name: str, version: str, recipe: Recipe = PURE, *, requires_python: st
         "PKG-INFO": metadata,
         "pyproject.toml": _PYPROJECT,
         "recipe.json": json.dumps(told, indent=1, sort_keys=True),
-        "simulator_backend.py": BACKEND.read_text("utf-8"),
+        "simulator_backend.py": _backend(),
         "src.c": _SOURCE.replace("@MODULE@", module),
     }
     return f"{stem}.tar.gz", _tar({f"{stem}/{path}": text.encode() for path, text in members.items()})
+
+
+@cache
+def _backend() -> str:
+    return BACKEND.read_text("utf-8")
 
 
 def wheel(
@@ -150,6 +162,17 @@ def _tar(members: dict[str, bytes]) -> bytes:
             info.size, info.mode = len(data), 0o644
             archive.addfile(info, io.BytesIO(data))
     return gzip.compress(plain.getvalue(), compresslevel=6, mtime=0)
+
+
+def _tiny_tar(text: str) -> bytes:
+    """An empty archive, told from others by the name in its header (RFC 1952, section 2.3: FNAME)."""
+    packed = _empty_tar()
+    return packed[:3] + b"\x08" + packed[4:10] + text.encode("latin-1", "replace") + b"\0" + packed[10:]
+
+
+@cache
+def _empty_tar() -> bytes:
+    return _tar({})
 
 
 def _zip(members: dict[str, bytes]) -> bytes:
