@@ -5,7 +5,7 @@ PYTHON = .venv/bin/python
 TESTS ?= tests
 export PYTHONDONTWRITEBYTECODE ?= 1
 
-.PHONY: help farm check test test-diet test-pypi test-arm docs clean
+.PHONY: help farm check test test-diet test-pypi test-arm bench docs clean
 
 help:
 	@echo 'make farm        a whole farm on this machine, in farm/  (PROJECTS="spidev smbus" ARGS=--once)'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test-diet   the tests of what a builder runs, on the oldest versions it may have'
 	@echo 'make test-pypi   the tests that talk to the real PyPI'
 	@echo 'make test-arm    a builder in an emulated ARM system (root; several minutes)'
+	@echo 'make bench       every benchmark, one table (ARGS=--small: a fiftieth of it; make bench-dump: only that one)'
 	@echo 'make docs        the manual as HTML, in docs/_build'
 	@echo 'make clean       remove what the others made, farm/ excepted'
 
@@ -46,6 +47,14 @@ test-pypi:
 test-arm:
 	@tools/setup test
 	tests/arm/run $(ARGS)
+
+bench:
+	@tools/setup test
+	$(PYTHON) -m tests.bench $(ARGS)
+
+bench-%:
+	@tools/setup test
+	$(PYTHON) -m tests.bench $* $(ARGS)
 
 docs:
 	@tools/setup test

@@ -75,7 +75,9 @@ def database() -> Iterator[str]:
     for name, body in re.findall(r"CREATE TABLE (\w+) \(\n(.*?)\n\)(?: PARTITION[^;]*)?;", sql, re.DOTALL):
         yield heading(name, "-")
         yield f"{comments[name]}\n\n"
-        yield "::\n\n" + literal(re.sub(r"^    ", "", body, flags=re.MULTILINE)) + "\n"
+        yield "::\n\n" + literal(re.sub(r"^    ", "", body, flags=re.MULTILINE))
+        yield from (f"    + {added}\n" for added in re.findall(rf"ALTER TABLE {name} ADD COLUMN (.*?);\n", sql))
+        yield "\n"
         for key, text in comments.items():
             if key.startswith(f"{name}."):
                 yield f"* *{key.partition('.')[2]}*: {text}\n"

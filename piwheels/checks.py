@@ -21,6 +21,11 @@ def positive(value: timedelta) -> str | None:
     return "must be more than 0 seconds" if value <= timedelta(0) else "is longer than ten years"
 
 
+def natural(value: timedelta) -> str | None:
+    """A duration, or none."""
+    return None if value == timedelta(0) else positive(value)
+
+
 def at_least(least: int) -> Callable[[int], str | None]:
     """A number with a floor."""
     return lambda value: None if least <= value < 2**63 else f"must be at least {least} (and fit 64 bits)"

@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from piwheels.checks import address, at_least, between, database_url, one_of, positive, web_address
+from piwheels.checks import address, at_least, between, database_url, natural, one_of, positive, web_address
 
 Check = Callable[[Any], str | None]  #: what is wrong with a value, in words that follow it; None: nothing
 
@@ -73,12 +73,40 @@ class UpstreamSettings:
 
 @dataclass(frozen=True, slots=True)
 class FeedSettings:
-    """What is followed."""
+    """What is followed, and how."""
 
-    projects: tuple[str, ...] = setting([], "The watch list: names of projects.")
+    source: str = setting(
+        "auto",
+        "Where news come from: journal, index, watch, or auto (the watch list if there is one; else the journal, and "
+        "the index while that is refused).",
+        one_of("auto", "journal", "index", "watch"),
+    )
+    projects: tuple[str, ...] = setting([], "The watch list: names of the only projects to follow; empty: all.")
+    requirements: str = setting(
+        "", "A requirements file: what it names, and what that depends on, joins the watch list; empty: none."
+    )
     releases: str = setting("latest", "Which releases of a project are built: latest or all.", one_of("latest", "all"))
     interval: timedelta = setting(
         timedelta(minutes=5), "Time between two looks at a watched project, in seconds.", positive
+    )
+    poll: timedelta = setting(timedelta(seconds=10), "Time between two looks at the journal, in seconds.", positive)
+    listing: timedelta = setting(
+        timedelta(minutes=5), "Time between two looks at the index, while that is followed, in seconds.", positive
+    )
+    journal_retry: timedelta = setting(
+        timedelta(minutes=10), "Time after which a journal that was refused is tried again, in seconds.", positive
+    )
+    reconcile: timedelta = setting(
+        timedelta(hours=6), "Time between two comparisons with the whole index, in seconds; 0: never.", natural
+    )
+    repairs: int = setting(
+        120, "Most projects a minute that are asked for because a comparison found them different.", at_least(1)
+    )
+    disbelief: timedelta = setting(
+        timedelta(hours=24),
+        "How long PyPI must say that a project is gone, or older than we have it, before that is believed on its word "
+        "alone, in seconds.",
+        natural,
     )
 
 
@@ -126,6 +154,18 @@ class StatsSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DumpSettings:
+    """The metadata dump, /pypi-metadata.json.zst."""
+
+    interval: timedelta = setting(timedelta(days=1), "Time between two dumps, in seconds; 0: none.", natural)
+    window: timedelta = setting(
+        timedelta(days=60),
+        "Projects that changed within this time are in it, in seconds; 0: all that are known.",
+        natural,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class SlaveSettings:
     """A builder."""
 
@@ -163,6 +203,7 @@ class Settings:
     dispatch: DispatchSettings = field(default_factory=DispatchSettings)
     publish: PublishSettings = field(default_factory=PublishSettings)
     stats: StatsSettings = field(default_factory=StatsSettings)
+    dump: DumpSettings = field(default_factory=DumpSettings)
     slave: SlaveSettings = field(default_factory=SlaveSettings)
 
 

@@ -6,13 +6,14 @@ in the transaction that notes the result, and only if nobody marked it again mea
 the work: :func:`lock` is what keeps two workers from writing one page at the same time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import Connection, case, delete, func, literal, null, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from piwheels.db.arrays import insert_rows
 from piwheels.db.tables import page_kind, pages, published, switches
 from piwheels.db.wake import PAGES, notify
 from piwheels.vocabulary import PageKind
@@ -49,7 +50,14 @@ def mark_stale(conn: Connection, kind: PageKind, key: str, reason: str) -> None:
     ``key`` is the project's canonical name, empty for the pages there is one of. Marks coalesce. A claim on the page
     stays, so that no other worker starts on it, but the worker's end will not delete the row; a back-off ends.
     """
-    row = insert(pages).values(kind=kind, key=key, reason=reason[:200])
+    mark_all_stale(conn, kind, [key], reason)
+
+
+def mark_all_stale(conn: Connection, kind: PageKind, keys: Sequence[str], reason: str) -> None:
+    """As :func:`mark_stale`, for several pages of a kind."""
+    if not keys:
+        return
+    row = insert_rows(pages, [{"kind": kind, "key": key, "reason": reason[:200]} for key in sorted(set(keys))])
     conn.execute(
         row.on_conflict_do_update(
             index_elements=[pages.c.kind, pages.c.key],
@@ -177,6 +185,5 @@ def mark_published(conn: Connection, *, after: str) -> list[str]:
     names = conn.scalars(
         select(published.c.name).where(published.c.name > after).order_by(published.c.name).limit(MARKED_AT_ONCE)
     ).all()
-    for name in names:
-        mark_stale(conn, PageKind.PROJECT, name, "new look")
+    mark_all_stale(conn, PageKind.PROJECT, names, "new look")
     return list(names)

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, delete, func, literal, or_, select, tuple_, update
+from sqlalchemy import Connection, Select, and_, delete, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from piwheels.db import targets as target_rows
 from piwheels.db import wake
+from piwheels.db.arrays import among, insert_rows, rows_of
 from piwheels.db.tables import builds, download_days, feeds, files, jobs, projects, releases, upstream_files
 from piwheels.master.planner import (
     Attempt,
@@ -46,12 +47,14 @@ def replan_release(conn: Connection, release_id: int, *, policy: Policy | None =
 def replan(conn: Connection, release_ids: Sequence[int], *, policy: Policy | None = None) -> dict[int, Plan]:
     """As :func:`replan_release`, for several releases, by id; those that do not exist are left out."""
     ids = sorted(set(release_ids))
-    conn.execute(
-        select(releases.c.id).where(releases.c.id.in_(ids)).order_by(releases.c.id).with_for_update(key_share=True)
-    )
+    mine = select(releases.c.id, releases.c.wanted).where(among(releases.c.id, ids)).order_by(releases.c.id)
+    rows = conn.execute(mine.with_for_update(key_share=True)).all()
     enabled = target_rows.enabled(conn)
-    facts = load(conn, ids)
-    plans = {id_: plan(one, enabled, policy or Policy()) for id_, one in facts.items()}
+    facts = load(conn, [row.id for row in rows if row.wanted])
+    # What is not wanted has no jobs, whatever else is true of it; most releases of most projects are such.
+    plans = {row.id: Plan(()) for row in rows} | {
+        id_: plan(one, enabled, policy or Policy()) for id_, one in facts.items()
+    }
     _reconcile(conn, plans)
     return plans
 
@@ -71,7 +74,7 @@ def verdicts(conn: Connection, project_id: int, *, policy: Policy | None = None)
 def load(conn: Connection, release_ids: Sequence[int]) -> dict[int, ReleaseFacts]:
     """The planner's facts of these releases, in a handful of queries, by id."""
     ids = list(release_ids)
-    heads = conn.execute(_heads().where(releases.c.id.in_(ids))).all() if ids else []
+    heads = conn.execute(_heads().where(among(releases.c.id, ids))).all() if ids else []
     previous = _previous(conn, {head.project_id for head in heads}, ids)
     wheels, sdists = _upstream(conn, ids)
     own = _own_wheels(conn, [*ids, *previous.values()])
@@ -121,8 +124,8 @@ def _previous(conn: Connection, project_ids: set[int], ids: Sequence[int]) -> di
     before = func.lag(releases.c.id).over(
         partition_by=releases.c.project_id, order_by=(releases.c.sort_key, releases.c.id)
     )
-    ordered = select(releases.c.id, before.label("before")).where(releases.c.project_id.in_(project_ids)).subquery()
-    rows = conn.execute(select(ordered).where(ordered.c.id.in_(ids), ordered.c.before.is_not(None)))
+    ordered = select(releases.c.id, before.label("before")).where(among(releases.c.project_id, project_ids)).subquery()
+    rows = conn.execute(select(ordered).where(among(ordered.c.id, ids), ordered.c.before.is_not(None)))
     return {row.id: row.before for row in rows}
 
 
@@ -135,7 +138,7 @@ def _upstream(conn: Connection, ids: Sequence[int]) -> tuple[dict[int, list[Upst
     )
     query = (
         select(upstream_files)
-        .where(upstream_files.c.release_id.in_(ids), or_(upstream_files.c.kind == UpstreamKind.WHEEL, usable))
+        .where(among(upstream_files.c.release_id, ids), or_(upstream_files.c.kind == UpstreamKind.WHEEL, usable))
         .order_by(upstream_files.c.filename)
     )
     wheels: dict[int, list[UpstreamWheel]] = defaultdict(list)
@@ -150,7 +153,7 @@ def _upstream(conn: Connection, ids: Sequence[int]) -> tuple[dict[int, list[Upst
 
 def _wheel_names(conn: Connection, ids: set[int]) -> dict[int, tuple[str, ...]]:
     query = select(upstream_files.c.release_id, upstream_files.c.filename).where(
-        upstream_files.c.release_id.in_(ids), upstream_files.c.kind == UpstreamKind.WHEEL
+        among(upstream_files.c.release_id, ids), upstream_files.c.kind == UpstreamKind.WHEEL
     )
     found: dict[int, list[str]] = defaultdict(list)
     for row in conn.execute(query):
@@ -162,7 +165,7 @@ def _own_wheels(conn: Connection, ids: Sequence[int]) -> dict[int, list[OwnWheel
     query = (
         select(builds.c.release_id, builds.c.target_id, files.c.filename, files.c.requires_python, files.c.yanked)
         .join(files, files.c.build_id == builds.c.id)
-        .where(builds.c.release_id.in_(ids))
+        .where(among(builds.c.release_id, ids))
         .order_by(files.c.id)
     )
     found: dict[int, list[OwnWheel]] = defaultdict(list)
@@ -174,7 +177,7 @@ def _own_wheels(conn: Connection, ids: Sequence[int]) -> dict[int, list[OwnWheel
 def _attempts(conn: Connection, ids: Sequence[int]) -> dict[int, list[Attempt]]:
     query = (
         select(builds.c.release_id, builds.c.target_id, builds.c.outcome, builds.c.reason)
-        .where(builds.c.release_id.in_(ids), ~builds.c.superseded)
+        .where(among(builds.c.release_id, ids), ~builds.c.superseded)
         .order_by(builds.c.id)
     )
     found: dict[int, list[Attempt]] = defaultdict(list)
@@ -186,7 +189,7 @@ def _attempts(conn: Connection, ids: Sequence[int]) -> dict[int, list[Attempt]]:
 def _leased(conn: Connection, ids: Sequence[int]) -> dict[int, set[int]]:
     """The targets for which a release is being built, unless the builder is to stop."""
     query = select(jobs.c.release_id, jobs.c.target_id).where(
-        jobs.c.release_id.in_(ids), jobs.c.lease_token.is_not(None), ~jobs.c.cancelled
+        among(jobs.c.release_id, ids), jobs.c.lease_token.is_not(None), ~jobs.c.cancelled
     )
     found: dict[int, set[int]] = defaultdict(set)
     for row in conn.execute(query):
@@ -200,7 +203,7 @@ def _leased(conn: Connection, ids: Sequence[int]) -> dict[int, set[int]]:
 def _reconcile(conn: Connection, plans: Mapping[int, Plan]) -> None:
     """Insert missing jobs, delete those nobody works on, and tell builders to stop the rest."""
     wanted = {(id_, verdict.target.id): verdict for id_, one in plans.items() for verdict in one.jobs}
-    query = select(jobs.c.release_id, jobs.c.target_id, jobs.c.priority).where(jobs.c.release_id.in_(plans))
+    query = select(jobs.c.release_id, jobs.c.target_id, jobs.c.priority).where(among(jobs.c.release_id, plans))
     there = {(row.release_id, row.target_id): row.priority for row in conn.execute(query)}
     if surplus := [key for key in there if key not in wanted]:
         _withdraw(conn, surplus)
@@ -214,9 +217,12 @@ def _reconcile(conn: Connection, plans: Mapping[int, Plan]) -> None:
 
 
 def _withdraw(conn: Connection, keys: Sequence[tuple[int, int]]) -> None:
-    these = tuple_(jobs.c.release_id, jobs.c.target_id).in_(keys)
-    conn.execute(delete(jobs).where(these, jobs.c.lease_token.is_(None)))
-    stop = update(jobs).where(these, jobs.c.lease_token.is_not(None), ~jobs.c.cancelled).values(cancelled=True)
+    given = rows_of(
+        jobs, [{"release_id": release_id, "target_id": target_id} for release_id, target_id in sorted(keys)]
+    )
+    these = (jobs.c.release_id == given.c.release_id, jobs.c.target_id == given.c.target_id)
+    conn.execute(delete(jobs).where(*these, jobs.c.lease_token.is_(None)))
+    stop = update(jobs).where(*these, jobs.c.lease_token.is_not(None), ~jobs.c.cancelled).values(cancelled=True)
     if conn.execute(stop).rowcount:
         wake.notify(conn, wake.CONTROL)
 
@@ -233,7 +239,7 @@ def _insert(conn: Connection, missing: Mapping[tuple[int, int | None], Verdict])
         }
         for (release_id, target_id), verdict in missing.items()
     ]
-    conn.execute(insert(jobs).on_conflict_do_nothing(), rows)
+    conn.execute(insert_rows(jobs, rows).on_conflict_do_nothing())
     wake.notify(conn, wake.JOBS)
 
 
@@ -247,7 +253,7 @@ def _popularity(release_ids: set[int]) -> Select[Any]:
         .scalar_subquery()
     )
     return select(releases.c.id, releases.c.released, downloads.label("downloads")).where(
-        releases.c.id.in_(release_ids)
+        among(releases.c.id, release_ids)
     )
 
 

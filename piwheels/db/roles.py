@@ -4,7 +4,7 @@
 import os
 import socket
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, select
@@ -26,6 +26,13 @@ def leave(conn: Connection, name: str) -> None:
     """Note that this process ends, unless another has taken its place."""
     mine = (roles.c.pid == os.getpid(), roles.c.host == socket.gethostname())
     conn.execute(delete(roles).where(roles.c.name == name, *mine))
+
+
+def is_alive(conn: Connection, name: str, *, within: timedelta) -> bool:
+    """Whether this process was heard of within that time."""
+    return (
+        conn.scalar(select(roles.c.name).where(roles.c.name == name, roles.c.seen_at > func.now() - within)) is not None
+    )
 
 
 def is_paused(conn: Connection) -> bool:

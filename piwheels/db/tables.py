@@ -61,6 +61,7 @@ projects = Table(
     Column("skip_reason", Text, nullable=False, server_default=""),
     Column("serial", BigInteger, nullable=False, server_default="0"),
     Column("synced_at", _time, nullable=False, server_default=_now),
+    Column("hides", Boolean, nullable=False, server_default="false"),
 )
 
 project_names = Table(
@@ -112,6 +113,33 @@ watches = Table(
     Column("etag", Text, nullable=False, server_default=""),
     Column("checked_at", _time),
     Column("releases", Text, nullable=False, server_default="latest"),
+    Column("origin", Text, nullable=False, server_default="listed"),
+    Column("extras", ARRAY(Text), nullable=False, server_default="{}"),
+)
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("priority", SmallInteger, nullable=False),
+    Column("first_serial", BigInteger, nullable=False, server_default="0"),
+    Column("serial", BigInteger, nullable=False, server_default="0"),
+    Column("removed", Boolean, nullable=False, server_default="false"),
+    Column("said", BigInteger, nullable=False, server_default="0"),
+    Column("page", Boolean, nullable=False, server_default="false"),
+    Column("seq", BigInteger, nullable=False, server_default="1"),
+    Column("since", _time, nullable=False, server_default=_now),
+    Column("ready_at", _time, nullable=False, server_default=_now),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("doubted_since", _time),
+)
+
+documents = Table(
+    "documents",
+    metadata,
+    Column("project_id", BigInteger, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("changed_at", _time, nullable=False, server_default=_now),
 )
 
 targets = Table(

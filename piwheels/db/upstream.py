@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Making our rows of a project equal to what PyPI says of it now, and planning what that changed.
+"""Making our rows of projects equal to what PyPI says of them now, and planning what that changed.
 
-One transaction a project. Applying the same answer twice writes nothing; applying answers in any order ends at the one
-with the highest serial. What PyPI does not say (an operator's skip, our builds) is left alone.
+A project is there whole or not at all; several may share a transaction, since a commit costs more than most projects.
+Applying the same answer twice writes nothing; applying answers in any order ends at the one with the highest serial.
+What PyPI does not say (an operator's skip, our builds) is left alone.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -10,18 +11,20 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy import Connection, Row, and_, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from piwheels.db.pages import mark_stale
+from piwheels.db.arrays import among, insert_rows, rows_of, update_rows
+from piwheels.db.pages import mark_all_stale, mark_stale
 from piwheels.db.planning import replan
-from piwheels.db.tables import builds, project_names, projects, releases, upstream_files
+from piwheels.db.tables import builds, feeds, project_names, projects, releases, upstream_files
 from piwheels.master.planner import Policy
 from piwheels.pypi.model import UpstreamFile, UpstreamProject, UpstreamRelease, best_sdist, latest
 from piwheels.versions import sort_key
-from piwheels.vocabulary import PageKind, UpstreamKind
+from piwheels.vocabulary import PageKind, ProjectStatus, UpstreamKind
 
-Values = Mapping[str, Any]
+_REWANT = "releases"  #: the row of ``feeds`` that says for which choice of releases all projects were marked
+_NEW = -1  #: serial of a row that was inserted in this transaction; below any of PyPI's
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,33 +35,102 @@ class Sync:
     changed: bool  #: something was written
     older: bool = False  #: the answer is older than our rows and was not applied
     serial: int = 0  #: what our rows reflect now
+    added: bool = False  #: the project is new to us
 
 
 @dataclass(slots=True)
-class _Changes:
-    """What became of a project's releases."""
+class _Work:
+    """A project under way."""
 
-    touched: set[int] = field(default_factory=set)  #: ids of those that are new or differ
-    removed: int = 0
+    row: Row[Any]
+    project: UpstreamProject
+    wanted: Collection[str]  #: versions
+    stored: dict[str, Row[Any]] = field(default_factory=dict)  #: its releases, by version
+    touched: set[int] = field(default_factory=set)  #: ids of releases that are new or differ
+    changed: bool = False
 
-    def __bool__(self) -> bool:
-        return bool(self.touched or self.removed)
+    @property
+    def is_new(self) -> bool:
+        return bool(self.row.serial == _NEW)
 
 
 def sync_project(conn: Connection, project: UpstreamProject, *, every: bool, policy: Policy) -> Sync:
-    """Make our rows equal to the project as PyPI has it. ``every``: build all releases, not only the latest."""
-    row = _lock(conn, project.name) or _add(conn, project)
-    if project.serial and row.serial > project.serial:
-        return Sync(row.id, changed=False, older=True, serial=row.serial)
-    renamed = _update_project(conn, row, project)
-    changes = _sync_releases(conn, row.id, project, project.wanted(every=every))
-    changed = bool(changes) or renamed or row.serial == _NEW
+    """As :func:`sync_projects`, for one."""
+    return sync_projects(conn, [project], every=every, policy=policy)[project.name]
+
+
+def sync_projects(
+    conn: Connection,
+    found: Sequence[UpstreamProject],
+    *,
+    every: bool,
+    policy: Policy,
+    forced: Collection[str] = (),
+) -> dict[str, Sync]:
+    """Make our rows equal to these projects as PyPI has them; what that came to, by name.
+
+    ``every``: build all releases, not only the latest. ``forced``: names whose answers are applied though they are
+    older than our rows, because PyPI has said so for long enough.
+    """
+    rows = _rows(conn, found)
+    syncs = {}
+    works = []
+    for project in found:
+        row = rows[project.name]
+        if project.serial and row.serial > project.serial and project.name not in forced:
+            syncs[project.name] = Sync(row.id, changed=False, older=True, serial=row.serial)
+        else:
+            works.append(_Work(row, project, project.wanted(every=every)))
+    _sync_heads(conn, works)
+    _sync_releases(conn, works)
+    _plan(conn, works, policy=policy)
+    changed = [work for work in works if work.changed]
+    mark_all_stale(conn, PageKind.PROJECT, [work.project.name for work in changed], "PyPI's data changed")
     if changed:
-        status_changed = project.status is not None and project.status != row.status
-        _replan(conn, row.id, changes, everything=status_changed, policy=policy)
-        mark_stale(conn, PageKind.PROJECT, project.name, "PyPI's data changed")
-        conn.execute(update(projects).where(projects.c.id == row.id).values(synced_at=func.now()))
-    return Sync(row.id, changed=changed, serial=project.serial or row.serial)
+        theirs = among(projects.c.id, [work.row.id for work in changed])
+        conn.execute(update(projects).where(theirs).values(synced_at=func.now()))
+    return syncs | {work.project.name: _sync_of(work) for work in works}
+
+
+def _sync_of(work: _Work) -> Sync:
+    serial = work.project.serial or max(work.row.serial, 0)
+    return Sync(work.row.id, changed=work.changed, serial=serial, added=work.is_new)
+
+
+def set_status(
+    conn: Connection, name: str, status: ProjectStatus, reason: str, serial: int, *, policy: Policy
+) -> Sync | None:
+    """The index page shows a status and no more: note it, and keep what we know of the project's releases. None: we
+    do not know the project."""
+    row = _lock(conn, name)
+    if row is None:
+        return None
+    serial = max(serial, row.serial)
+    if (row.status, row.status_reason, row.serial) == (status, reason, serial):
+        return Sync(row.id, changed=False, serial=serial)
+    values = {"status": status, "status_reason": reason, "serial": serial, "synced_at": func.now()}
+    conn.execute(update(projects).where(projects.c.id == row.id).values(values))
+    if row.status != status:
+        replan(conn, conn.scalars(select(releases.c.id).where(releases.c.project_id == row.id)).all(), policy=policy)
+    mark_stale(conn, PageKind.PROJECT, name, "PyPI's data changed")
+    return Sync(row.id, changed=True, serial=serial)
+
+
+def empty_project(conn: Connection, name: str, serial: int, *, every: bool, policy: Policy) -> Sync | None:
+    """The project is there and has no releases any more. None: we do not know it."""
+    row = _lock(conn, name)
+    if row is None:
+        return None
+    bare = UpstreamProject(name, row.display_name, row.summary, serial, releases=(), status=ProjectStatus.ACTIVE)
+    return sync_project(conn, bare, every=every, policy=policy)
+
+
+def delete_project(conn: Connection, name: str) -> bool:
+    """PyPI has it no more, so neither have we; whether we had it. Its pages go with the next rendering."""
+    if not conn.execute(delete(projects).where(projects.c.name == name)).rowcount:
+        return False
+    mark_stale(conn, PageKind.PROJECT, name, "deleted from PyPI")
+    return True
 
 
 def rewant(conn: Connection, name: str, *, every: bool, policy: Policy) -> bool:
@@ -69,13 +141,38 @@ def rewant(conn: Connection, name: str, *, every: bool, policy: Policy) -> bool:
         return False
     found = conn.execute(select(releases).where(releases.c.project_id == row.id)).all()
     wanted = {latest((r.version, r.yanked) for r in found)} if found else set()
-    changes = _Changes({r.id for r in found if r.wanted != (every or r.version in wanted)})
-    if changes:
-        flag = True if every else releases.c.version.in_(wanted)
-        conn.execute(update(releases).where(releases.c.id.in_(changes.touched)).values(wanted=flag))
-        _replan(conn, row.id, changes, everything=False, policy=policy)
+    changed = {r.id for r in found if r.wanted != (every or r.version in wanted)}
+    if changed:
+        flag = True if every else among(releases.c.version, wanted)
+        conn.execute(update(releases).where(among(releases.c.id, changed)).values(wanted=flag))
+        replan(conn, sorted(_concerned(found, changed)), policy=policy)
         mark_stale(conn, PageKind.PROJECT, name, "other releases are to be built")
     return True
+
+
+def rewant_next(conn: Connection, *, every: bool, policy: Policy, batch: int = 50) -> bool:
+    """Mark the releases to build anew for the next projects, if the operator chose between latest and all since all
+    were marked; whether none are left. Where it is, is in the database; one small query when nothing changed."""
+    which = "all" if every else "latest"
+    row = conn.execute(select(feeds).where(feeds.c.name == _REWANT).with_for_update()).one_or_none()
+    if row is not None and row.detail == f"{which} finished":
+        return True
+    after = row.serial if row is not None and row.detail == which else 0
+    some = select(projects.c.id, projects.c.name).where(projects.c.id > after).order_by(projects.c.id).limit(batch)
+    found = conn.execute(some).all()
+    for project in found:
+        rewant(conn, project.name, every=every, policy=policy)
+    finished = len(found) < batch
+    stand = {"serial": found[-1].id if found else after, "detail": f"{which} finished" if finished else which}
+    row_now = insert(feeds).values(name=_REWANT, **stand)
+    conn.execute(row_now.on_conflict_do_update(index_elements=[feeds.c.name], set_=stand))
+    return finished
+
+
+def unknown(conn: Connection, names: Sequence[str]) -> list[str]:
+    """Which of these projects we do not know."""
+    there = set(conn.scalars(select(projects.c.name).where(among(projects.c.name, names))))
+    return [name for name in names if name not in there]
 
 
 def known_links(conn: Connection, name: str) -> dict[str, tuple[str, str]]:
@@ -89,72 +186,103 @@ def known_links(conn: Connection, name: str) -> dict[str, tuple[str, str]]:
     return {row.filename: (row.url, row.sha256.hex()) for row in conn.execute(query)}
 
 
-# The project
-
-
-_NEW = -1  #: serial of a row that was inserted in this transaction; below any of PyPI's
+# The projects themselves
 
 
 def _lock(conn: Connection, name: str) -> Row[Any] | None:
     return conn.execute(select(projects).where(projects.c.name == name).with_for_update(key_share=True)).one_or_none()
 
 
-def _add(conn: Connection, project: UpstreamProject) -> Row[Any]:
-    row = insert(projects).values(name=project.name, display_name=project.display_name, serial=_NEW)
-    conn.execute(row.on_conflict_do_nothing())
-    added = _lock(conn, project.name)
-    if added is None:  # deleted between the two statements; whoever called tries again later
-        raise RuntimeError(f"project {project.name} vanished while it was added")
-    return added
+def _rows(conn: Connection, found: Sequence[UpstreamProject]) -> dict[str, Row[Any]]:
+    """The projects' rows, locked, added where they were missing."""
+    names = sorted(project.name for project in found)
+    mine = select(projects).where(among(projects.c.name, names)).order_by(projects.c.name)
+    rows = {row.name: row for row in conn.execute(mine.with_for_update(key_share=True))}
+    missing = {project.name: project for project in found if project.name not in rows}
+    if missing:
+        values = [
+            {"name": name, "display_name": missing[name].display_name, "serial": _NEW} for name in sorted(missing)
+        ]
+        added = insert_rows(projects, values).on_conflict_do_nothing().returning(projects)
+        rows |= {row.name: row for row in conn.execute(added)}
+    if len(rows) < len(set(names)):  # somebody else added one between the two statements; whoever called tries again
+        raise RuntimeError("projects appeared while they were added")
+    return rows
 
 
-def _update_project(conn: Connection, row: Row[Any], project: UpstreamProject) -> bool:
-    """Whether anything about the project itself changed, and was written."""
-    wanted: dict[str, Any] = {"display_name": project.display_name, "summary": project.summary}
-    if project.serial or row.serial == _NEW:
-        wanted["serial"] = project.serial
-    if project.status is not None:
-        wanted |= {"status": project.status, "status_reason": project.status_reason}
-    changed = {key: value for key, value in wanted.items() if getattr(row, key) != value}
+def _sync_heads(conn: Connection, works: Sequence[_Work]) -> None:
+    changed = [(work, values) for work in works if (values := _head_changes(work))]
     if not changed:
-        return False
-    conn.execute(update(projects).where(projects.c.id == row.id).values(changed))
-    if "display_name" in changed or row.serial == _NEW:
-        name = insert(project_names).values(project_id=row.id, name=project.display_name)
-        conn.execute(name.on_conflict_do_nothing())
-    return True
+        return
+    conn.execute(update_rows(projects, [values for _, values in changed], key="id"))
+    spellings = []
+    for work, values in changed:
+        work.changed = True
+        if work.is_new or values["display_name"] != work.row.display_name:
+            spellings.append({"project_id": work.row.id, "name": values["display_name"]})
+    if spellings:
+        conn.execute(insert_rows(project_names, spellings).on_conflict_do_nothing())
 
 
-# Its releases
+def _head_changes(work: _Work) -> dict[str, Any] | None:
+    """The values that a project's row is to have; None: it has them."""
+    row, project = work.row, work.project
+    known = project.status is not None
+    values = {
+        "id": row.id,
+        "display_name": project.display_name,
+        "summary": project.summary,
+        "serial": project.serial if project.serial or row.serial == _NEW else row.serial,
+        "status": project.status if known else row.status,
+        "status_reason": project.status_reason if known else row.status_reason,
+        "hides": row.hides if project.hides is None else project.hides,
+    }
+    return values if any(getattr(row, key) != value for key, value in values.items()) else None
 
 
-def _sync_releases(conn: Connection, project_id: int, project: UpstreamProject, wanted: Collection[str]) -> _Changes:
-    stored = {r.version: r for r in conn.execute(select(releases).where(releases.c.project_id == project_id))}
-    changes = _Changes()
-    gone = [row.id for version, row in stored.items() if version not in {r.version for r in project.releases}]
+# Their releases
+
+
+def _sync_releases(conn: Connection, works: Sequence[_Work]) -> None:
+    known = {work.row.id: work for work in works if not work.is_new}
+    if known:
+        for row in conn.execute(select(releases).where(among(releases.c.project_id, known))):
+            known[row.project_id].stored[row.version] = row
+    _delete_releases(conn, works)
+    _update_releases(conn, works)
+    _update_files(conn, works)
+    _add_releases(conn, works)
+
+
+def _delete_releases(conn: Connection, works: Sequence[_Work]) -> None:
+    gone = []
+    for work in works:
+        there = {release.version for release in work.project.releases}
+        for version in [version for version in work.stored if version not in there]:
+            gone.append(work.stored.pop(version).id)
+            work.changed = True
     if gone:
-        conn.execute(delete(releases).where(releases.c.id.in_(gone)))
-        changes.removed = len(gone)
-    files = _stored_files(conn, [row.id for row in stored.values()])
-    new = [release for release in project.releases if release.version not in stored]
-    for release in project.releases:
-        if (row := stored.get(release.version)) is not None:
-            _sync_release(conn, row, files.get(row.id, {}), release, wanted=release.version in wanted, changes=changes)
-    if new:
-        _add_releases(conn, project_id, new, wanted, changes)
-    return changes
+        conn.execute(delete(releases).where(among(releases.c.id, gone)))
 
 
-def _stored_files(conn: Connection, ids: Sequence[int]) -> dict[int, dict[str, Row[Any]]]:
-    found: dict[int, dict[str, Row[Any]]] = {}
-    for row in conn.execute(select(upstream_files).where(upstream_files.c.release_id.in_(ids))):
-        found.setdefault(row.release_id, {})[row.filename] = row
-    return found
+def _update_releases(conn: Connection, works: Sequence[_Work]) -> None:
+    rows = []
+    for work, row, release in _kept(works):
+        values = _release_values(release, wanted=release.version in work.wanted)
+        if any(getattr(row, key) != value for key, value in values.items()):
+            rows.append({"id": row.id, **values})
+            work.touched.add(row.id)
+    if rows:
+        conn.execute(update_rows(releases, rows, key="id"))
+
+
+def _kept(works: Sequence[_Work]) -> list[tuple[_Work, Row[Any], UpstreamRelease]]:
+    """The releases that we knew before."""
+    return [(w, row, r) for w in works for r in w.project.releases if (row := w.stored.get(r.version)) is not None]
 
 
 def _release_values(release: UpstreamRelease, *, wanted: bool) -> dict[str, Any]:
     return {
-        "sort_key": sort_key(release.version),
         "released": release.released,
         "yanked": release.yanked,
         "yanked_reason": release.yanked_reason,
@@ -163,39 +291,26 @@ def _release_values(release: UpstreamRelease, *, wanted: bool) -> dict[str, Any]
     }
 
 
-def _add_releases(
-    conn: Connection, project_id: int, new: Sequence[UpstreamRelease], wanted: Collection[str], changes: _Changes
-) -> None:
+def _add_releases(conn: Connection, works: Sequence[_Work]) -> None:
+    new = {(w.row.id, r.version): (w, r) for w in works for r in w.project.releases if r.version not in w.stored}
+    if not new:
+        return
     rows = [
-        {"project_id": project_id, "version": r.version, **_release_values(r, wanted=r.version in wanted)} for r in new
+        {
+            "project_id": project_id,
+            "version": version,
+            "sort_key": sort_key(version),
+            **_release_values(release, wanted=version in work.wanted),
+        }
+        for (project_id, version), (work, release) in new.items()
     ]
-    added = conn.execute(insert(releases).returning(releases.c.id, releases.c.version), rows)
-    ids = {row.version: row.id for row in added}
-    conn.execute(
-        insert(upstream_files),
-        [{"release_id": ids[r.version], "filename": f.filename, **_file_values(f)} for r in new for f in r.files],
-    )
-    changes.touched |= set(ids.values())
-
-
-def _sync_release(
-    conn: Connection,
-    row: Row[Any],
-    stored: Mapping[str, Row[Any]],
-    release: UpstreamRelease,
-    *,
-    wanted: bool,
-    changes: _Changes,
-) -> None:
-    values = _release_values(release, wanted=wanted)
-    differing = {key: value for key, value in values.items() if getattr(row, key) != value}
-    if differing:
-        conn.execute(update(releases).where(releases.c.id == row.id).values(differing))
-    if _sync_files(conn, row.id, stored, release.files):
-        _supersede(conn, row.id, release)
-        differing["files"] = True
-    if differing:
-        changes.touched.add(row.id)
+    files = []
+    for row in conn.execute(insert_rows(releases, rows).returning(releases)):
+        work, release = new[row.project_id, row.version]
+        work.stored[row.version] = row
+        work.touched.add(row.id)
+        files += [{"release_id": row.id, "filename": file.filename, **_file_values(file)} for file in release.files]
+    conn.execute(insert_rows(upstream_files, files))
 
 
 # Their files
@@ -215,47 +330,83 @@ def _file_values(file: UpstreamFile) -> dict[str, Any]:
     }
 
 
-def _sync_files(
-    conn: Connection, release_id: int, stored: Mapping[str, Row[Any]], files: Sequence[UpstreamFile]
-) -> bool:
-    """Whether anything differed."""
-    names = {file.filename for file in files}
-    gone = [row.id for name, row in stored.items() if name not in names]
+def _update_files(conn: Connection, works: Sequence[_Work]) -> None:
+    """Files of the releases that we knew before."""
+    kept = _kept(works)
+    stored = _stored_files(conn, [row.id for _, row, _ in kept])
+    gone: list[int] = []
+    new: list[dict[str, Any]] = []
+    differing: list[dict[str, Any]] = []
+    for work, row, release in kept:
+        before = len(gone) + len(new) + len(differing)
+        _compare_files(row.id, stored.get(row.id, {}), release, gone, new, differing)
+        if len(gone) + len(new) + len(differing) > before:
+            work.touched.add(row.id)
     if gone:
-        conn.execute(delete(upstream_files).where(upstream_files.c.id.in_(gone)))
-    new = [file for file in files if file.filename not in stored]
+        conn.execute(delete(upstream_files).where(among(upstream_files.c.id, gone)))
     if new:
-        rows = [{"release_id": release_id, "filename": file.filename, **_file_values(file)} for file in new]
-        conn.execute(insert(upstream_files), rows)
-    differing = 0
-    for file in files:
-        if (row := stored.get(file.filename)) is not None and (values := _differences(row, file)):
-            conn.execute(update(upstream_files).where(upstream_files.c.id == row.id).values(values))
-            differing += 1
-    return bool(gone or new or differing)
+        conn.execute(insert_rows(upstream_files, new))
+    if differing:
+        conn.execute(update_rows(upstream_files, differing, key="id"))
+    if gone or new or differing:
+        _supersede(conn, [(row.id, release) for work, row, release in kept if row.id in work.touched])
 
 
-def _differences(row: Row[Any], file: UpstreamFile) -> dict[str, Any]:
-    return {key: value for key, value in _file_values(file).items() if getattr(row, key) != value}
+def _stored_files(conn: Connection, ids: Sequence[int]) -> dict[int, dict[str, Row[Any]]]:
+    found: dict[int, dict[str, Row[Any]]] = {}
+    if ids:
+        for row in conn.execute(select(upstream_files).where(among(upstream_files.c.release_id, ids))):
+            found.setdefault(row.release_id, {})[row.filename] = row
+    return found
 
 
-def _supersede(conn: Connection, release_id: int, release: UpstreamRelease) -> None:
+def _compare_files(
+    release_id: int,
+    stored: Mapping[str, Row[Any]],
+    release: UpstreamRelease,
+    gone: list[int],
+    new: list[dict[str, Any]],
+    differing: list[dict[str, Any]],
+) -> None:
+    names = {file.filename for file in release.files}
+    gone += [row.id for name, row in stored.items() if name not in names]
+    for file in release.files:
+        values, row = _file_values(file), stored.get(file.filename)
+        if row is None:
+            new.append({"release_id": release_id, "filename": file.filename, **values})
+        elif any(getattr(row, key) != value for key, value in values.items()):
+            differing.append({"id": row.id, **values})
+
+
+def _supersede(conn: Connection, found: Sequence[tuple[int, UpstreamRelease]]) -> None:
     """A new sdist resets the attempts made with another one; wheels that came of them stay."""
-    best = best_sdist(release.files, version=release.version)
-    if best is None:
+    best = [(id_, sdist) for id_, release in found if (sdist := best_sdist(release.files, version=release.version))]
+    if not best:
         return
-    other = builds.c.built_from.is_not(None) & (builds.c.built_from != best.sha256)
-    attempts = (builds.c.release_id == release_id, ~builds.c.superseded, other)
+    given = rows_of(builds, [{"release_id": id_, "built_from": sdist.sha256} for id_, sdist in best])
+    other = and_(builds.c.built_from.is_not(None), builds.c.built_from != given.c.built_from)
+    attempts = (builds.c.release_id == given.c.release_id, ~builds.c.superseded, other)
     conn.execute(update(builds).where(*attempts).values(superseded=True))
 
 
-def _replan(conn: Connection, project_id: int, changes: _Changes, *, everything: bool, policy: Policy) -> None:
-    """Plan what changed, and the release after each of them: it takes a hint from the one before it."""
-    ordered = conn.execute(
-        select(releases.c.id).where(releases.c.project_id == project_id).order_by(releases.c.sort_key, releases.c.id)
-    ).scalars()
-    ids = list(ordered)
-    concerned = set(ids) if everything else changes.touched & set(ids)
-    concerned |= {after for before, after in pairwise(ids) if before in changes.touched}
+# What follows
+
+
+def _plan(conn: Connection, works: Sequence[_Work], *, policy: Policy) -> None:
+    """Plan what changed."""
+    concerned: set[int] = set()
+    for work in works:
+        work.changed = work.changed or bool(work.touched) or work.is_new
+        if work.project.status not in (None, work.row.status):
+            work.touched = {row.id for row in work.stored.values()}
+        concerned |= _concerned(list(work.stored.values()), work.touched)
     if concerned:
         replan(conn, sorted(concerned), policy=policy)
+
+
+def _concerned(found: Sequence[Row[Any]], touched: Collection[int]) -> set[int]:
+    """These releases of a project, and the one after each of them: it takes a hint from the one before it."""
+    if not touched:
+        return set()
+    ids = [row.id for row in sorted(found, key=lambda row: (row.sort_key, row.id))]
+    return set(touched) | {after for before, after in pairwise(ids) if before in touched}

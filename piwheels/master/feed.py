@@ -1,54 +1,49 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The feed role: follows PyPI and keeps our rows of its projects equal to what it says. Here: by a watch list.
+"""The feed role: follows PyPI and keeps our rows of its projects equal to what it says.
 
-Every name on the list (``feed.projects``) is asked for once an interval, conditionally. What an answer means is
-pypi/model's, when to ask is pypi/schedule's, what it changes is db/upstream's; this is the shell that moves things
-between them. It must not know builders or pages.
-
-A project that PyPI calls missing keeps its rows: one 404 is no reason to delete what people install.
+A source says that projects changed (feed_sources), feed_choice says which source; what they say waits in the table
+``changes``; the applier asks for each project and makes our rows equal to the answer (feed_apply). This is the shell
+that runs them side by side. It must not know builders or pages.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from functools import partial
+from pathlib import Path
 
 from packaging.utils import canonicalize_name
 from sqlalchemy import Connection
 
-from piwheels.db import planning, upstream, watches
-from piwheels.db.engine import in_transaction
-from piwheels.db.watches import TROUBLE, Watch
-from piwheels.errors import UpstreamError, UpstreamMissing
+from piwheels.db import changes, planning, upstream, watches
+from piwheels.db.beside import Beside, OnlyOne
+from piwheels.db.watches import Entry, Watch
+from piwheels.errors import UpstreamError
 from piwheels.logs import RateLimited
+from piwheels.master.feed_apply import Applier, together
+from piwheels.master.feed_choice import Choice, SourceName
+from piwheels.master.feed_fetch import Gate
+from piwheels.master.feed_sources import POLITE, Ears, Heard, Index, Journal, Source, WatchList
+from piwheels.master.feed_write import Rules
 from piwheels.master.planner import Policy
 from piwheels.master.role import Context
-from piwheels.pypi.client import PyPI, UpstreamAway
-from piwheels.pypi.model import (
-    UpstreamProject,
-    UpstreamUnusable,
-    canonical,
-    clean,
-    needs_links,
-    with_links,
-    with_status,
-)
-from piwheels.pypi.schedule import Schedule
+from piwheels.pypi.client import JournalRefused, PyPI, UpstreamAway
+from piwheels.pypi.model import UpstreamUnusable, canonical, clean
+from piwheels.pypi.requirements import read_requirements
+from piwheels.pypi.weather import Weather
 from piwheels.settings import Settings
-from piwheels.vocabulary import WatchState
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 TICK = 0.2  #: seconds between two looks at the stop event
 LOOK = 5.0  #: seconds between two looks at whether targets have changed
+REPORT = 1.0  #: seconds between two reports
 HOPELESS = 5  #: tries without an answer, after which names that never had one are shown as errors (and still tried)
 QUIET = timedelta(minutes=10)  #: the same trouble is logged once in so long
+LOCK = 7_496_357_702  #: "only one feed"; any number will do as long as it stays
 
 
 def run(settings: Settings, context: Context) -> None:
@@ -57,228 +52,257 @@ def run(settings: Settings, context: Context) -> None:
 
 
 class Feed:
-    """The watch list, and the requests under way for it."""
+    """The sources, the applier, and what they share."""
 
     def __init__(self, settings: Settings, context: Context) -> None:
         self._settings = settings
         self._context = context
-        self._every = settings.feed.releases == "all"
-        self._policy = Policy(strikes=settings.dispatch.strikes)
-        self._schedule = Schedule(
-            interval=settings.feed.interval.total_seconds(), parallel=settings.upstream.connections
+        self._entries = watch_list(settings)
+        self._rules = rules_of(settings)
+        self._choice = Choice.of(
+            settings.feed.source,
+            listed=self._rules.listed,
+            retry=settings.feed.journal_retry.total_seconds(),
         )
-        self._watches: dict[str, Watch] = {}  # as they are in the database
-        self._limited = RateLimited(logger, per=QUIET)
-        self._was_down = False
-        self._database = ThreadPoolExecutor(max_workers=settings.database.pool, thread_name_prefix="database")
+        self._log = RateLimited(logger, per=QUIET)
+        self._weather = Weather()
+        self._database = Beside(context.engine, threads=settings.database.pool, stop=context.stop)
+        self._lock = OnlyOne(settings.database, LOCK, name=f"{context.name} lock")
 
     async def follow(self) -> None:
         """Work until told to stop."""
         try:
-            await self._settle()
-            await self._catch_up()
-            async with PyPI(self._settings.upstream, farm=self._settings.farm) as pypi:
-                await self._ask_around(pypi)
+            await together(self._until_stopped(), self._work())
         finally:
-            self._database.shutdown()
+            self._lock.release()
+            self._database.close()
 
-    async def _ask_around(self, pypi: PyPI) -> None:
-        tasks: set[asyncio.Task[None]] = set()
-        next_look = time.monotonic() + LOOK
-        try:
-            while not self._context.stop.is_set():
-                tasks |= {asyncio.create_task(self._look_at(pypi, name)) for name in self._take()}
-                pause = min(TICK, self._schedule.wait(time.monotonic()) or TICK)
-                if tasks:
-                    done, tasks = await asyncio.wait(tasks, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
-                    for task in done:
-                        task.result()  # a fault of ours ends the role; the supervisor starts it again
-                else:
-                    await asyncio.sleep(pause)
-                if time.monotonic() >= next_look:
-                    await self._catch_up()
-                    next_look = time.monotonic() + LOOK
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    async def _until_stopped(self) -> None:
+        while not self._context.stop.is_set():
+            await asyncio.sleep(TICK)
 
-    def _take(self) -> list[str]:
-        return self._schedule.take(time.monotonic())
+    async def _work(self) -> None:
+        await self._be_the_only_one()
+        await self._settle()
+        await self._catch_up()
+        async with PyPI(self._settings.upstream, farm=self._settings.farm) as pypi:
+            gate = Gate(self._weather, parallel=self._settings.upstream.connections)
+            ears = Ears(pypi, gate, self._database, self._rules.listed, self._log)
+            applier = Applier(
+                pypi,
+                gate,
+                self._database,
+                self._rules,
+                parallel=self._settings.upstream.connections,
+                repairs=self._settings.feed.repairs,
+                log=self._log,
+            )
+            sources = _Sources(Journal(ears), Index(ears), WatchList(ears, self._names()))
+            await together(
+                applier.run(),
+                self._listen(sources, applier),
+                self._reconcile(sources.index, applier),
+                self._keep_up(),
+                self._report(ears, applier),
+            )
 
-    async def _in_transaction(self, work: Callable[[Connection], T]) -> T:
-        """Run ``work`` beside the loop, however long the database takes."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._database, lambda: in_transaction(self._context.engine, work, stop=self._context.stop)
-        )
+    async def _be_the_only_one(self) -> None:
+        told = False
+        while not await asyncio.to_thread(self._lock.hold):
+            if not told:
+                logger.warning("waiting: another feed (or piw-bootstrap) is at work on this database")
+                told = True
+            await asyncio.sleep(1.0)
 
-    # The list
+    # What is followed
 
     async def _settle(self) -> None:
         """Bring the stored list, and what is to be built, into agreement with the settings."""
-        names = watch_list(self._settings.feed.projects)
-        found = await self._in_transaction(lambda conn: watches.settle(conn, names, every=self._every))
-        self._watches = {watch.name: watch for watch in found}
-        which = "all" if self._every else "latest"
-        for watch in found:
+        every = self._rules.every
+
+        def work(conn: Connection) -> list[Watch]:
+            found = watches.settle(conn, self._entries, every=every)
+            changes.forget(conn, unwatched=self._rules.listed)
+            for watch in found:
+                if not is_name(watch.name):
+                    words = f"{clean(watch.spelling, 80)!r} is not a project name"
+                    watches.note_wrong(conn, watch, words)
+            return found
+
+        which = "all" if every else "latest"
+        for watch in await self._database(work):
             if watch.known and watch.releases != which:
-                await self._rewant(replace(watch, releases=which))
-        good = []
-        for watch in found:
-            if is_name(watch.name):
-                good.append(watch.name)
-            else:
-                await self._note(watch.name, WatchState.ERROR, f"{clean(watch.spelling, 80)!r} is not a project name")
-        self._schedule.watch(good, time.monotonic())
-        self._report()
+                await self._rewant(watch, which)
 
-    async def _rewant(self, watch: Watch) -> None:
-        def work(conn: Connection) -> Watch:
-            upstream.rewant(conn, watch.name, every=self._every, policy=self._policy)
-            detail = watches.outlook(conn, watch.name, policy=self._policy)
-            settled = replace(watch, detail=detail if watch.state is WatchState.FOUND else watch.detail)
-            watches.note(conn, settled)
-            return settled
+    async def _rewant(self, watch: Watch, which: str) -> None:
+        def work(conn: Connection) -> None:
+            upstream.rewant(conn, watch.name, every=self._rules.every, policy=self._rules.policy)
+            watches.note_releases(conn, watch, which, policy=self._rules.policy)
 
-        self._watches[watch.name] = await self._in_transaction(work)
+        await self._database(work)
+
+    def _names(self) -> list[str]:
+        return [entry.name for entry in self._entries if is_name(entry.name)]
+
+    # Listening
+
+    async def _listen(self, sources: "_Sources", applier: Applier) -> None:
+        while True:
+            source = sources[self._choice.current]
+            heard = await self._poll(source)
+            if heard is not None and heard.projects:
+                applier.heard.set()
+            if self._choice.should_try_journal(time.monotonic()) and await self._journal_answers(sources.journal):
+                logger.info("PyPI's journal answers again; following it from where we were")
+                self._choice.journal_is_back()
+            elif source.name is self._choice.current:  # else the other one is asked at once
+                await asyncio.sleep(POLITE if heard and heard.more else self._pace(source.name))
+
+    async def _poll(self, source: Source) -> Heard | None:
+        """Ask a source once; None: it did not answer, or not with anything that can be used."""
+        try:
+            heard = await source.poll()
+        except JournalRefused as refused:
+            self._leave(self._choice.refused(time.monotonic(), str(refused)), str(refused), source)
+        except UpstreamAway as away:
+            logger.debug("nothing heard: %s", away)
+        except UpstreamError as unusable:
+            self._leave(self._choice.made_no_sense(time.monotonic(), str(unusable)), str(unusable), source)
+        else:
+            self._choice.answered()
+            return heard
+        return None
+
+    def _leave(self, leaving: bool, why: str, source: Source) -> None:
+        if leaving:
+            logger.warning("%s; following PyPI's index instead of its journal", why)
+        else:
+            self._log.warning(f"source {source.name.value}", why)
+
+    async def _journal_answers(self, journal: Journal) -> bool:
+        try:
+            return await journal.answers()
+        except UpstreamError as error:
+            logger.debug("the journal does not answer yet: %s", error)
+            return False
+
+    def _pace(self, name: SourceName) -> float:
+        feed = self._settings.feed
+        paces = {
+            SourceName.JOURNAL: feed.poll,
+            SourceName.INDEX: min(feed.listing, feed.journal_retry) if not self._choice.fixed else feed.listing,
+            SourceName.WATCH: feed.interval,
+        }
+        return paces[name].total_seconds()
+
+    async def _reconcile(self, index: Index, applier: Applier) -> None:
+        """Compare with the whole index now and then; where the index is followed, or only a list, that is done."""
+        interval = self._settings.feed.reconcile.total_seconds()
+        while True:
+            await asyncio.sleep(min(interval, LOOK) or LOOK)
+            if interval and self._choice.current is SourceName.JOURNAL:
+                try:
+                    if (await index.reconcile()).projects:
+                        applier.heard.set()
+                except UpstreamError as error:
+                    self._log.warning("reconcile", f"no comparison with PyPI's index: {error}")
+                await asyncio.sleep(interval)
+
+    # What else is to be kept up
+
+    async def _keep_up(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            await self._catch_up()
+            if not await asyncio.to_thread(self._lock.hold):
+                self._log.warning("lock", "the lock on following PyPI was lost with its connection; taking it again")
 
     async def _catch_up(self) -> None:
         """Plan everything anew when targets were added, enabled, disabled or changed."""
+        policy, every = self._rules.policy, self._rules.every
         planned = 0
-        while not self._context.stop.is_set():
-            progress = await self._in_transaction(lambda conn: planning.catch_up(conn, policy=self._policy))
+        while not (progress := await self._database(lambda conn: planning.catch_up(conn, policy=policy))).finished:
             planned += progress.planned
-            if progress.finished:
-                break
+        planned += progress.planned
         if planned:
             logger.info("planned %d releases for the targets that are enabled now", planned)
-            for watch in list(self._watches.values()):
-                if watch.state is WatchState.FOUND and not self._context.stop.is_set():
-                    await self._look_out(watch)
+            if self._rules.listed:
+                await self._database(lambda conn: watches.look_out(conn, policy=policy))
+        while not await self._database(lambda conn: upstream.rewant_next(conn, every=every, policy=policy)):
+            pass
 
-    async def _look_out(self, watch: Watch) -> None:
-        def work(conn: Connection) -> Watch:
-            seen = replace(watch, detail=watches.outlook(conn, watch.name, policy=self._policy))
-            if seen != self._watches[watch.name]:
-                watches.note(conn, seen)
-            return seen
+    # What is said
 
-        self._watches[watch.name] = await self._in_transaction(work)
-
-    # One name
-
-    async def _look_at(self, pypi: PyPI, name: str) -> None:
-        """Ask for a name and apply the answer."""
-        answered = True
-        try:
-            await self._apply(name, pypi)
-        except UpstreamMissing as missing:
-            self._schedule.answered(name, time.monotonic())
-            await self._note(name, WatchState.MISSING, "PyPI has no project of this name")
-            self._limited.warning(f"missing {name}", str(missing))
-        except UpstreamAway as away:
-            answered = False
-            self._schedule.away(name, time.monotonic(), retry_after=away.retry_after)
-            await self._note_weather(name, away)
-        except UpstreamError as unusable:
-            self._schedule.unusable(name, time.monotonic())
-            self._limited.warning(f"unusable {name}", str(unusable))
-            state = self._watches[name].state
-            await self._note(name, state if state is WatchState.FOUND else WatchState.ERROR, str(unusable))
-        else:
-            self._schedule.answered(name, time.monotonic())
-            self._is_up()
-        self._report()
-        if answered:
-            await self._in_transaction(lambda conn: watches.touch(conn, name))
-
-    async def _apply(self, name: str, pypi: PyPI) -> None:
-        answer = await pypi.project(name, etag=self._watches[name].etag)
-        if answer.project is None:
-            return await self._recovered(name)
-        project = await self._completed(pypi, answer.project)
-        for left_out in project.refused:
-            self._limited.warning(f"refused {name} {left_out}", f"left out of {name}: {left_out}")
-        watch = self._watches[name]
-        etag, which = answer.etag, "all" if self._every else "latest"
-
-        def work(conn: Connection) -> tuple[upstream.Sync, Watch]:
-            sync = upstream.sync_project(conn, project, every=self._every, policy=self._policy)
-            detail = watches.outlook(conn, name, policy=self._policy)
-            found = replace(watch, state=WatchState.FOUND, detail=detail, releases=which, known=True)
-            if not sync.older:  # an older answer's ETag must not make us believe that we have the newer one
-                found = replace(found, etag=etag)
-            if found != watch:
-                watches.note(conn, found)
-            return sync, found
-
-        sync, self._watches[name] = await self._in_transaction(work)
-        if sync.older:
-            logger.info("PyPI answered with an older state of %s (serial %d); kept ours", name, project.serial)
-        elif sync.changed:
-            logger.info("%s is as PyPI has it at serial %d", name, project.serial)
-        return None
-
-    async def _completed(self, pypi: PyPI, project: UpstreamProject) -> UpstreamProject:
-        """Look up where sdists are, if the JSON does not say, once for every state of the project."""
-        if not needs_links(project):
-            return project
-        known = await self._in_transaction(lambda conn: upstream.known_links(conn, project.name))
-        if not needs_links(project := with_links(project, known)):
-            return project
-        try:
-            page = await pypi.page(project.name)
-        except UpstreamMissing:  # the JSON is there, so the project is
-            return project
-        return with_status(with_links(project, page.links), page.status, page.status_reason)
-
-    # What is noted
-
-    async def _recovered(self, name: str) -> None:
-        """Nothing has changed since the answer that our rows reflect, whatever went wrong in between."""
-        watch = self._watches[name]
-        if watch.state is not WatchState.FOUND or watch.detail.startswith(TROUBLE):
-            await self._look_out(replace(watch, state=WatchState.FOUND))
-
-    async def _note(self, name: str, state: WatchState, detail: str) -> None:
-        watch = self._watches[name]
-        if watch.state is WatchState.FOUND is state:
-            detail = f"{TROUBLE} {detail}"
-        noted = replace(watch, state=state, detail=clean(detail, watches.MAX_DETAIL))
-        if noted == watch:
-            return
-        await self._in_transaction(lambda conn: watches.note(conn, noted))
-        self._watches[name] = noted
-
-    async def _note_weather(self, name: str, away: UpstreamAway) -> None:
-        """PyPI is down: one line in the log, and what we know of projects stays true."""
-        if not self._was_down:
-            self._was_down = True
-            logger.warning("%s; trying again until it does", away)
-        await self._note(name, self._watches[name].state, str(away))
-        if self._schedule.outage >= HOPELESS:  # nobody should wait for the rest of the list to fail one by one
-            for watch in [w for w in self._watches.values() if w.state is WatchState.PENDING]:
-                await self._note(watch.name, WatchState.ERROR, str(away))
-
-    def _is_up(self) -> None:
-        if self._was_down:
-            self._was_down = False
-            logger.info("PyPI answers again")
-
-    def _report(self) -> None:
-        states = [watch.state for watch in self._watches.values()]
-        counts = {state.value: states.count(state) for state in WatchState}
-        self._context.report(watches=counts, upstream="away" if self._was_down else "answers")
+    async def _report(self, ears: Ears, applier: Applier) -> None:
+        while True:
+            if self._weather.tries >= HOPELESS and self._rules.listed:
+                await self._database(partial(watches.give_up, why=ears.gate.trouble))
+            stand = await self._database(_stand)
+            self._context.report(
+                source=self._choice.current.value,
+                why=self._choice.why[:200],
+                upstream="away" if self._weather.is_down else "answers",
+                outage=round(self._weather.outage(time.monotonic())),
+                totals=dict(applier.totals),
+                events=dict(ears.counts),
+                **stand,
+            )
+            await asyncio.sleep(REPORT)
 
 
-def watch_list(projects: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The settings' list as (canonical, spelling), each once; what is no name is kept, to be shown as an error."""
-    names: dict[str, str] = {}
-    for spelling in projects:
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    journal: Journal
+    index: Index
+    watch: WatchList
+
+    def __getitem__(self, name: SourceName) -> Source:
+        if name is SourceName.JOURNAL:
+            return self.journal
+        return self.index if name is SourceName.INDEX else self.watch
+
+
+def _stand(conn: Connection) -> dict[str, object]:
+    return {
+        "serial": changes.position(conn) or 0,
+        "applied": changes.applied(conn),
+        "waiting": {priority.name.lower(): count for priority, count in changes.waiting(conn).items()},
+        "watches": {state.value: count for state, count in watches.counts(conn).items()},
+    }
+
+
+def rules_of(settings: Settings) -> Rules:
+    """What the operator wants done with answers."""
+    return Rules(
+        every=settings.feed.releases == "all",
+        policy=Policy(strikes=settings.dispatch.strikes),
+        disbelief=settings.feed.disbelief,
+        listed=bool(settings.feed.projects or settings.feed.requirements),
+    )
+
+
+def watch_list(settings: Settings) -> list[Entry]:
+    """What the settings name, each once; what is no name is kept, to be shown as an error. Raises SettingsError."""
+    entries = {entry.name: entry for entry in entries_of(settings.feed.projects)}
+    if settings.feed.requirements:
+        for requirement in read_requirements(Path(settings.feed.requirements)):
+            name = str(canonicalize_name(requirement.name))
+            extras = frozenset(str(canonicalize_name(extra)) for extra in requirement.extras)
+            before = entries.get(name)
+            if before is not None and before.origin == "required":
+                extras |= before.extras
+            entries[name] = Entry(name, requirement.name, "required", extras)
+    return list(entries.values())
+
+
+def entries_of(spellings: Iterable[str]) -> list[Entry]:
+    """Names as entries of the list, each once."""
+    entries: dict[str, Entry] = {}
+    for spelling in spellings:
         text = clean(spelling, 200)
-        names.setdefault(str(canonicalize_name(text)), text)
-    return list(names.items())
+        name = str(canonicalize_name(text))
+        entries.setdefault(name, Entry(name, text))
+    return list(entries.values())
 
 
 def is_name(name: str) -> bool:

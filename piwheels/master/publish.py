@@ -67,6 +67,7 @@ def site_facts(settings: Settings) -> SiteFacts:
         base_url=settings.farm.base_url.rstrip("/"),
         contact=clean(settings.farm.contact),
         pypi_project_url=f"{Addresses.of(settings.upstream.simple_url).root}project/",
+        dump=bool(settings.dump.interval),
     )
 
 

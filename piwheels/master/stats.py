@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The stats role: counts the downloads that piw-logger hands over, and writes packages.json.
+"""The stats role: counts the downloads that piw-logger hands over, and writes packages.json and the metadata dump.
 
 It owns the socket ``stats`` in the run directory. Batches and answers are described in
 :mod:`piwheels.logger.batches`; a batch is answered after the commit that counted it.
@@ -23,6 +23,7 @@ from piwheels.errors import DatabaseError, PeerError
 from piwheels.logger import batches
 from piwheels.logger.batches import Answer, Batch
 from piwheels.logs import RateLimited
+from piwheels.master.dump import Dumper
 from piwheels.master.role import Context
 from piwheels.settings import Settings
 from piwheels.site.paths import PACKAGES_JSON
@@ -38,10 +39,14 @@ FORGET_SECONDS = 3600.0
 def run(settings: Settings, context: Context) -> None:
     """The role's body: until told to stop."""
     zmq_context = zmq.Context()
+    dumper = Dumper(settings, context)
+    dumper.start()
     try:
         Stats(settings, context, socket=_bind(zmq_context, settings.paths.run / "stats")).loop()
     finally:
         zmq_context.destroy(linger=0)
+        context.stop.set()  # on the way out by an error it is not set yet
+        dumper.join()
 
 
 def _bind(context: zmq.Context[zmq.Socket[bytes]], path: Path) -> zmq.Socket[bytes]:

@@ -1,48 +1,56 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A polite client of PyPI's JSON API and simple index: one pool, bounded in every direction, conditional requests.
+"""A polite client of PyPI's JSON API, simple index and journal: one pool, bounded in every direction, conditional.
 
-Owns HTTP and nothing else: what an answer means is model's, when to ask again is schedule's. Every error is an
-UpstreamError: UpstreamMissing (404), UpstreamUnusable (answered, with something wrong) or UpstreamAway (weather).
+Owns what is asked for and in which words; the way there and back is transport's, what an answer means is model's,
+journal's and listing's, when to ask again is weather's. Every error is an UpstreamError: UpstreamMissing (404),
+JournalRefused (no journal here), UpstreamUnusable (answered, with something wrong) or UpstreamAway (weather).
 """
 
 import asyncio
 import json
-import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
-from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, NoReturn, Self, TypeVar
 from urllib.parse import quote
 
-import aiohttp
-import certifi
-from pypi_simple import PYPI_SIMPLE_ENDPOINT, ProjectPage, UnsupportedRepoVersionError
+from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
-from piwheels import __version__
-from piwheels.errors import UpstreamError, UpstreamMissing
-from piwheels.pypi.model import MAX_REASON, UpstreamProject, UpstreamUnusable, canonical, clean, parse_project
+from piwheels.errors import UpstreamMissing
+from piwheels.pypi import journal
+from piwheels.pypi.entry import entry_of, requires_of
+from piwheels.pypi.journal import Events, JournalRefused
+from piwheels.pypi.listing import Listing, read_listing
+from piwheels.pypi.model import UpstreamProject, UpstreamUnusable, canonical, parse_project
+from piwheels.pypi.page import Page, read_html, read_json
+from piwheels.pypi.transport import Reply, Transport, retry_after, user_agent
+from piwheels.pypi.weather import UpstreamAway
 from piwheels.settings import FarmSettings, UpstreamSettings
-from piwheels.vocabulary import ProjectStatus
 
-MAX_BODY = 64 * 1024**2  #: bytes, unpacked
-MAX_REDIRECTS = 3
-MAX_ETAG = 200
-LONGEST_RETRY_AFTER = timedelta(hours=1)  #: whatever the other side asks for
-PATIENCE = 4  #: an answer that keeps coming may take so many times the time-out
+__all__ = [
+    "Addresses",
+    "Answer",
+    "JournalRefused",
+    "Page",
+    "PyPI",
+    "UpstreamAway",
+    "retry_after",
+    "user_agent",
+]
+
+MAX_BODY = 64 * 1024**2  #: bytes, unpacked; of a project
+MAX_JOURNAL = 64 * 1024**2  #: bytes, unpacked
+MAX_LISTING = 256 * 1024**2  #: bytes, unpacked
+SMALL = 128 * 1024  #: bytes that are read sooner than a thread is started
 
 _JSON = "application/json"
 _HTML = "text/html"
+_XML = ("text/xml", "application/xml")
+_SIMPLE_JSON = "application/vnd.pypi.simple.v1+json"
 _SIMPLE_HTML = "application/vnd.pypi.simple.v1+html"
+_ACCEPT_PAGE = f"{_SIMPLE_JSON}, {_SIMPLE_HTML};q=0.2, {_HTML};q=0.01"  # PEP 691's own example
 
-
-class UpstreamAway(UpstreamError, ConnectionError):
-    """PyPI cannot be reached, does not answer in time, breaks off, is broken, or asks to be left alone."""
-
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after  #: seconds that it asked for
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +59,8 @@ class Answer:
 
     project: UpstreamProject | None  #: None: not modified since the ETag that was sent
     etag: str  #: to send the next time; empty: none was given
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A project's page of the simple index, as far as it adds to the JSON."""
-
-    links: dict[str, tuple[str, str]]  #: file name → (absolute URL, SHA-256 in hex)
-    status: ProjectStatus | None
-    status_reason: str
+    entry: bytes | None = None  #: for the metadata dump; None: not modified, or nothing that a dump could hold
+    requires: tuple[str, ...] = ()  #: the latest release's dependencies (PEP 508)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,11 @@ class Addresses:
         simple = (simple_url or PYPI_SIMPLE_ENDPOINT).rstrip("/")
         return cls(simple=simple + "/", root=simple.removesuffix("/simple") + "/")
 
+    @property
+    def journal(self) -> str:
+        """Where XML-RPC is spoken."""
+        return f"{self.root}pypi"
+
     def page(self, name: str) -> str:
         """A project's page of the simple index (PEP 503)."""
         return f"{self.simple}{quote(name, safe='')}/"
@@ -89,159 +95,115 @@ class PyPI:
 
     def __init__(self, settings: UpstreamSettings, *, farm: FarmSettings) -> None:
         self.addresses = Addresses.of(settings.simple_url)
-        self._settings = settings
-        self._agent = user_agent(farm)
-        self._session: aiohttp.ClientSession | None = None
+        self._transport = Transport(settings, agent=user_agent(farm))
 
     async def __aenter__(self) -> Self:
-        wait = self._settings.timeout.total_seconds()
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._settings.connections, ssl=_ssl_context()),
-            timeout=aiohttp.ClientTimeout(total=wait * PATIENCE, sock_connect=wait, sock_read=wait),
-            headers={"User-Agent": self._agent},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=True,  # proxies
-        )
+        await self._transport.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._transport.close()
 
     async def project(self, name: str, *, etag: str = "") -> Answer:
         """The project as it is now, unless it is what it was when PyPI gave this ETag."""
         name = canonical(name)
-        reply = await self._get(self.addresses.json(name), what=name, accept=(_JSON,), etag=etag)
+        reply = await self._transport.get(
+            self.addresses.json(name), what=f"project {name}", accept=_JSON, kinds=(_JSON,), most=MAX_BODY, etag=etag
+        )
         if reply is None:
             return Answer(None, etag)
-        project = await asyncio.to_thread(_read_json, reply.body, name)
-        return Answer(project, reply.etag)
+        project, entry, requires = await _beside(_read_project, reply, name)
+        return Answer(project, reply.etag, entry, requires)
 
     async def page(self, name: str) -> Page:
         """The project's page of the simple index."""
         name = canonical(name)
-        url = self.addresses.page(name)
-        reply = await self._get(url, what=name, accept=(_SIMPLE_HTML, _HTML))
+        reply = await self._transport.get(
+            self.addresses.page(name),
+            what=f"project {name}",
+            accept=_ACCEPT_PAGE,
+            kinds=(_SIMPLE_JSON, _SIMPLE_HTML, _HTML),
+            most=MAX_BODY,
+        )
         if reply is None:
             raise UpstreamUnusable(f"PyPI answered 304 for {name} without having been asked conditionally")
-        return await asyncio.to_thread(_read_page, reply, name)
+        return await _beside(_read_page, reply, name)
 
-    async def _get(self, url: str, *, what: str, accept: tuple[str, ...], etag: str = "") -> "_Reply | None":
-        """The body of a 200; None for a 304; an error for everything else."""
-        if self._session is None:
-            raise RuntimeError("the client is used outside its context")
-        headers = {"Accept": ", ".join(accept)} | ({"If-None-Match": etag} if etag else {})
+    async def listing(self, *, etag: str = "") -> Listing | None:
+        """All projects and their serials; None: as they were when PyPI gave this ETag."""
+        what = "list of all projects"
         try:
-            async with self._session.get(url, headers=headers, max_redirects=MAX_REDIRECTS) as response:
-                if response.status == 304 and etag:
-                    return None
-                _check(response, what=what, accept=accept)
-                body = await _body(response, what=what)
-                return _Reply(body, str(response.url), response.charset, _etag(response))
-        except aiohttp.TooManyRedirects as error:
-            raise UpstreamUnusable(f"PyPI redirects the request for {what} in circles") from error
-        except TimeoutError as error:
-            raise UpstreamAway("PyPI does not answer in time") from error
-        except (aiohttp.ClientError, OSError) as error:
-            if isinstance(error, UpstreamError):
-                raise
-            raise UpstreamAway(f"PyPI cannot be reached: {_words(error)}") from error
-        except ValueError as error:  # a redirect to something that is no URL, a header that is no header
-            raise UpstreamUnusable(f"PyPI's answer for {what} is not HTTP as it should be") from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    body: bytes
-    url: str  #: after redirects
-    charset: str | None
-    etag: str
-
-
-def user_agent(farm: FarmSettings) -> str:
-    """Who asks: the program, the farm and whom to write to when it misbehaves."""
-    words = [clean(word, 200).encode("ascii", "ignore").decode().strip() for word in (farm.name, farm.contact)]
-    comment = "; ".join(word.replace("(", "[").replace(")", "]") for word in words if word)
-    return f"piwheels/{__version__}" + (f" ({comment})" if comment else "")
-
-
-def retry_after(value: str | None, *, now: datetime) -> float | None:
-    """A Retry-After header (RFC 9110, section 10.2.3: seconds or a date) as seconds, bounded; None: not given."""
-    text = (value or "").strip()
-    if text.isascii() and text.isdigit():
-        seconds = float(text[:12])
-    else:
-        try:
-            date = parsedate_to_datetime(text)
-            seconds = ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds()
-        except (ValueError, TypeError, OverflowError, IndexError):
+            reply = await self._transport.get(
+                self.addresses.simple,
+                what=what,
+                accept=_SIMPLE_JSON,
+                kinds=(_SIMPLE_JSON,),
+                most=MAX_LISTING,
+                etag=etag,
+                patience=10,
+            )
+        except (UpstreamMissing, UpstreamUnusable) as error:
+            raise UpstreamUnusable(f"the index lists its projects not in JSON: {error}") from error
+        if reply is None:
             return None
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER.total_seconds())
+        return await _beside(_read_listing, reply, what)
+
+    async def events(self, since: int) -> Events:
+        """The journal's events after serial ``since``, as many as PyPI sends at once."""
+        return await self._call(journal.read_events, "changelog_since_serial", since)
+
+    async def last_serial(self) -> int:
+        """The serial of the journal's last event."""
+        return await self._call(journal.read_serial, "changelog_last_serial")
+
+    async def serials(self) -> dict[str, int]:
+        """All projects (canonical names) and their serials, from the journal's server."""
+        return await self._call(journal.read_serials, "list_packages_with_serial", most=MAX_LISTING)
+
+    async def _call(self, read: Callable[[bytearray], T], method: str, *params: Any, most: int = MAX_JOURNAL) -> T:
+        body = journal.call(method, *params)
+        try:
+            reply = await self._transport.post(
+                self.addresses.journal, body, what=f"journal ({method})", kinds=_XML, most=most
+            )
+        except UpstreamMissing as error:
+            raise JournalRefused(str(error)) from error
+        return await _beside(lambda found, _: read(found.body), reply, method)
 
 
-def _check(response: aiohttp.ClientResponse, *, what: str, accept: tuple[str, ...]) -> None:
-    """Raise for everything but a 200 with a body of the right kind and of bearable length."""
-    status = response.status
-    if status in (404, 410):
-        raise UpstreamMissing(f"PyPI has no project {what}")
-    if status in (408, 425, 429) or status >= 500:
-        wait = retry_after(response.headers.get("Retry-After"), now=datetime.now(UTC))
-        words = "PyPI asks for fewer requests" if status == 429 else f"PyPI answers {status}"
-        raise UpstreamAway(words, retry_after=wait)
-    if status != 200:
-        raise UpstreamUnusable(f"PyPI answers {status} to the request for {what}")
-    if response.content_type not in accept:
-        raise UpstreamUnusable(f"PyPI's answer for {what} is {clean(response.content_type, 60)}, not {accept[-1]}")
-    if (response.content_length or 0) > MAX_BODY:
-        raise UpstreamUnusable(f"PyPI's answer for {what} has more than {MAX_BODY} bytes")
+async def _beside(read: Callable[[Reply, str], T], reply: Reply, what: str) -> T:
+    """Read an answer: here if that takes no time, else beside the loop."""
+    if len(reply.body) < SMALL:
+        return read(reply, what)
+    return await asyncio.to_thread(read, reply, what)
 
 
-async def _body(response: aiohttp.ClientResponse, *, what: str) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_chunked(1 << 16):
-        body += chunk
-        if len(body) > MAX_BODY:  # the length announced is of the packed body, or was a lie
-            raise UpstreamUnusable(f"PyPI's answer for {what} has more than {MAX_BODY} bytes")
-    return bytes(body)
+def _not_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
 
 
-def _etag(response: aiohttp.ClientResponse) -> str:
-    etag = response.headers.get("ETag", "")
-    return etag if len(etag) <= MAX_ETAG and etag.isascii() and etag.isprintable() else ""
+_decode = json.JSONDecoder(parse_constant=_not_json).decode
 
 
-def _read_json(body: bytes, name: str) -> UpstreamProject:
+def _load(reply: Reply, what: str) -> Any:
     try:
-        document = json.loads(body)
+        return _decode(reply.body.decode())
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise UpstreamUnusable(f"PyPI's answer for {name} is not JSON") from error
-    return parse_project(document, name=name)
+        raise UpstreamUnusable(f"PyPI's answer for {what} is not JSON") from error
 
 
-def _read_page(reply: _Reply, name: str) -> Page:
-    try:
-        page = ProjectPage.from_html(name, reply.body, base_url=reply.url, from_encoding=reply.charset)
-    except (ValueError, LookupError, RecursionError, UnsupportedRepoVersionError) as error:
-        raise UpstreamUnusable(f"PyPI's index page of {name} cannot be read") from error
-    links = {file.filename: (file.url, file.digests.get("sha256", "").lower()) for file in page.packages}
-    status = ProjectStatus(page.status.value) if page.status and page.status.value in set(ProjectStatus) else None
-    return Page(links=links, status=status, status_reason=clean(page.status_reason, MAX_REASON))
+def _read_project(reply: Reply, name: str) -> tuple[UpstreamProject, bytes | None, tuple[str, ...]]:
+    document = _load(reply, name)
+    return parse_project(document, name=name), entry_of(document), requires_of(document)
 
 
-def _words(error: Exception) -> str:
-    """A network error for people, without the request's internals."""
-    cause = getattr(error, "os_error", None) or error
-    text = str(getattr(cause, "strerror", "") or "") or str(cause) or type(error).__name__
-    return clean(text, 200)
+def _read_listing(reply: Reply, _: str) -> Listing:
+    return read_listing(reply.body, etag=reply.etag, header_serial=reply.serial)
 
 
-def _ssl_context() -> ssl.SSLContext:
-    """The system's certificates; certifi's, as pip does, on a system that has none."""
-    context = ssl.create_default_context()
-    paths = ssl.get_default_verify_paths()
-    folder = Path(paths.capath) if paths.capath else None  # None too when there is no such directory
-    if not paths.cafile and (folder is None or not any(folder.iterdir())):
-        context.load_verify_locations(certifi.where())
-    return context
+def _read_page(reply: Reply, name: str) -> Page:
+    if reply.kind == _SIMPLE_JSON:
+        return read_json(reply.body, name=name, url=reply.url, serial=reply.serial)
+    return read_html(reply.body, name=name, url=reply.url, charset=reply.charset, serial=reply.serial)

@@ -7,7 +7,7 @@ PyPI's JSON API (``/pypi/<name>/json``), PEP 503 names, PEP 440 versions, PEP 59
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -29,12 +29,17 @@ MAX_REQUIRES = 200  #: Requires-Python
 MAX_RELEASES = 50_000
 MAX_FILES = 500_000  #: of a project
 MAX_SIZE = 2**62
+MAX_SERIAL = 2**53  #: of listings and headers
 
 #: What an sdist may be called, the best first: PEP 625 wants .tar.gz, .zip is what most of the others are.
 SDIST_SUFFIXES = (".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tbz", ".tar.xz", ".tar.z", ".tar")
 
-_NAME = re.compile(r"[A-Z0-9]|[A-Z0-9][A-Z0-9._-]*[A-Z0-9]", re.IGNORECASE | re.ASCII)  #: the name format of PEP 508
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")  #: the name format of PEP 508
+_CANONICAL = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  #: lone surrogates too: no database takes them
+_PLAIN_URL = re.compile(
+    r"https?://[A-Za-z0-9][A-Za-z0-9.-]*(?::[1-9][0-9]{0,3}|:[1-5][0-9]{4})?/[!#-;=?-\[\]-~]*"
+)  # nothing to be looked at twice
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  #: of a file whose upload time cannot be read
 
@@ -101,6 +106,7 @@ class UpstreamProject:
     status: ProjectStatus | None = None  #: None: the answer did not say (the JSON does not)
     status_reason: str = ""
     refused: tuple[str, ...] = ()  #: what was left out, and why; a line each, bounded
+    hides: bool | None = None  #: whether the index page hides files that the JSON has; None: it was not compared
 
     def wanted(self, *, every: bool) -> frozenset[str]:
         """The versions to build: all, or the latest.
@@ -142,9 +148,18 @@ def best_sdist(files: Sequence[UpstreamFile], *, version: str) -> UpstreamFile |
 
 def canonical(name: str) -> str:
     """The canonical form (PEP 503) of a project's name; UpstreamUnusable for what cannot be one."""
-    if len(name) > MAX_NAME or not _NAME.fullmatch(name):
+    if not (plain := plain_name(name)):
         raise UpstreamUnusable(f"{clean(name, 80)!r} is not a project name")
-    return str(canonicalize_name(name))
+    return plain
+
+
+def plain_name(name: object) -> str:
+    """The canonical form (PEP 503) of a project's name; empty for what cannot be one."""
+    if not isinstance(name, str) or len(name) > MAX_NAME:
+        return ""
+    if _CANONICAL.fullmatch(name):  # most are, and there are many
+        return name
+    return str(canonicalize_name(name)) if _NAME.fullmatch(name) else ""
 
 
 def clean(value: object, limit: int) -> str:
@@ -203,6 +218,28 @@ def with_status(project: UpstreamProject, status: ProjectStatus | None, reason: 
     return project if status is None else replace(project, status=status, status_reason=reason)
 
 
+def with_page(project: UpstreamProject, filenames: Collection[str], *, serial: int) -> UpstreamProject:
+    """The project without the files that its simple page hides: PyPI quarantines releases so, and the JSON still has
+    them.
+
+    Only if the page is of the same serial as the JSON: an older or newer one may differ for other reasons. A project
+    that is quarantined as a whole (:func:`with_status` first) has an empty page, and keeps what the JSON says of it.
+    """
+    if not serial or serial != project.serial or project.status is ProjectStatus.QUARANTINED:
+        return project
+    listed = frozenset(filenames)
+    shown = (
+        replace(release, files=tuple(file for file in release.files if file.filename in listed))
+        for release in project.releases
+    )
+    left = tuple(release for release in shown if release.files)
+    return replace(project, releases=left, hides=_count(left) < _count(project.releases))
+
+
+def _count(releases: Iterable[UpstreamRelease]) -> int:
+    return sum(len(release.files) for release in releases)
+
+
 def needs_links(project: UpstreamProject) -> bool:
     """Whether an sdist has no address that it could be fetched from."""
     files = (file for release in project.releases for file in release.files)
@@ -241,7 +278,7 @@ class _Reader:
             self.refuse("a file that is not an object")
             return None
         filename = item.get("filename")
-        if not isinstance(filename, str) or not _is_filename(filename):
+        if not isinstance(filename, str) or not is_filename(filename):
             self.refuse(f"a file called {clean(filename, 60)!r}")
             return None
         kind = _kind(filename, item.get("packagetype"))
@@ -266,7 +303,8 @@ def _is_version(version: object) -> bool:
     return isinstance(version, str) and 0 < len(version) <= MAX_VERSION and version.isprintable()
 
 
-def _is_filename(name: str) -> bool:
+def is_filename(name: str) -> bool:
+    """Whether a file of a release may be called so."""
     return (
         0 < len(name) <= MAX_FILENAME
         and name.isprintable()
@@ -310,6 +348,8 @@ def _time(value: object) -> datetime | None:
 
 def _is_web(url: str) -> bool:
     """Whether a URL is absolute, http(s), and fit to be handed to a builder."""
+    if len(url) <= MAX_URL and _PLAIN_URL.fullmatch(url):
+        return True
     if not 0 < len(url) <= MAX_URL or not url.isprintable() or re.search(r"[\s<>\"\\]", url):
         return False
     try:

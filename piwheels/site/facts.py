@@ -19,6 +19,7 @@ class SiteFacts:
     base_url: str  #: no slash at its end
     contact: str  #: mail address, URL, or empty
     pypi_project_url: str  #: what a project's name is appended to, for PyPI's page of it; ends with a slash
+    dump: bool = False  #: a metadata dump is made, so pages link to what is said of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,18 @@ class HomeFacts:
     files: int
     targets: tuple[str, ...]  #: names of those enabled, oldest first
     recent: tuple[RecentBuild, ...]  #: latest first
+
+
+@dataclass(frozen=True, slots=True)
+class DumpFacts:
+    """What is known of the metadata dump that the site has."""
+
+    made: datetime
+    since: datetime | None  #: it has the projects that changed then or later; None: all that are known
+    packages: int
+    size: int  #: bytes
+    unpacked: int  #: bytes
+    sha256: str  #: of the file, in hex
 
 
 Bound = Mapping[str, bytes]  #: file name → SHA-256 that it is published with

@@ -15,7 +15,7 @@ from chameleon import PageTemplateLoader
 
 from piwheels.master.planner import Code
 from piwheels.site import paths, text
-from piwheels.site.facts import HomeFacts, RecentBuild, SiteFacts
+from piwheels.site.facts import DumpFacts, HomeFacts, RecentBuild, SiteFacts
 from piwheels.site.model import FAILURES, Cell, ProjectPage, Reason, Release, Status, Wheel, reasons
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -137,6 +137,23 @@ def not_found(site: SiteFacts) -> bytes:
     """The page for addresses that have none; served under any of them, so its links start at the site's root."""
     root = urlsplit(site.base_url).path.rstrip("/") + "/"
     return _render("not_found", site, root=root, home=root, title=f"Nothing here · {site.name}", indexed=False)
+
+
+def dump(facts: DumpFacts, site: SiteFacts) -> bytes:
+    """The page that says what the metadata dump is."""
+    url = f"{site.base_url}/{paths.DUMP}"
+    return _render(
+        "dump",
+        site,
+        root="../",
+        home="../",
+        title=f"PyPI metadata · {site.name}",
+        description="Metadata of packages on PyPI as a single file.",
+        dump=facts,
+        filename=paths.DUMP.name,
+        command=f"curl -fsS {url} | zstd -dc | python3 -m json.tool",
+        window=None if facts.since is None else text.window(facts.made - facts.since),
+    )
 
 
 # Project

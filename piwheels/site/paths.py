@@ -23,6 +23,8 @@ NOT_FOUND_PAGE = PurePosixPath("404.html")
 ROBOTS = PurePosixPath("robots.txt")
 PACKAGES_JSON = PurePosixPath("packages.json")
 PROJECT_SCHEMA = PurePosixPath("schema/project.json")
+DUMP = PurePosixPath("pypi-metadata.json.zst")
+DUMP_ABOUT = PurePosixPath("pypi-metadata")  #: the directory of what is said of the dump, for people and for programs
 
 INDEX_HTML = "index.html"  #: for plain servers that do not negotiate
 INDEX_V1_HTML = "index.v1_html"  #: application/vnd.pypi.simple.v1+html

@@ -54,6 +54,14 @@ def length(duration: timedelta) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def window(duration: timedelta) -> str:
+    """A length of time that a window is wide: whole days where it has them."""
+    days, rest = divmod(duration, timedelta(days=1))
+    if days and not rest:
+        return "day" if days == 1 else f"{days} days"
+    return length(duration)
+
+
 def count(number: int) -> str:
     """A number with its thousands apart (a thin space, as ISO 31-0 has it)."""
     return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")

@@ -1,160 +1,33 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The feed role against the simulator and a real database: whatever happens, rows end up as PyPI's truth."""
+"""The feed role with a watch list, against the simulator and a real database: rows end up as PyPI's truth."""
 
 import logging
 import os
 import random
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, delete, func, select
+from sqlalchemy import Engine, delete
 
-from piwheels.db import targets, upstream, watches
-from piwheels.db.tables import feeds, jobs, pages, projects, releases, upstream_files
+from piwheels.db import targets, upstream
+from piwheels.db.tables import projects
 from piwheels.db.tables import targets as target_table
 from piwheels.db.tables import watches as watch_table
 from piwheels.master import feed
 from piwheels.master.planner import Policy
-from piwheels.master.role import Context
 from piwheels.master.targets import PRESETS
 from piwheels.pypi.model import parse_project
-from piwheels.settings import DatabaseSettings, FeedSettings, Settings, UpstreamSettings
-from piwheels.vocabulary import Role, WatchState
+from piwheels.settings import DatabaseSettings
+from piwheels.vocabulary import WatchState
+from tests.integration.feed_world import OLD, QUICK, SECONDS, World
 from tests.simulator import Fault, Simulator
 from tests.simulator.fixtures import simulator
-from tests.waiting import wait_for
 
 __all__ = ["simulator"]
 
 pytestmark = pytest.mark.integration
-
-OLD = datetime(2020, 1, 1, tzinfo=UTC)
-SECONDS = 20  #: how long a test waits for what should take a fraction of a second
-QUICK = timedelta(seconds=0.1)
-NEVER = timedelta(hours=9)
-
-
-class World:
-    """A simulator, a database with two targets, and feeds that run between them."""
-
-    def __init__(self, engine: Engine, database: DatabaseSettings, pypi: Simulator) -> None:
-        self.engine, self.database, self.pypi = engine, database, pypi
-        with engine.begin() as conn:
-            for name in ("bookworm-armhf", "trixie-armhf"):
-                targets.add(conn, PRESETS[name])
-
-    def settings(self, *names: str, releases: str = "latest", interval: timedelta = NEVER) -> Settings:
-        return Settings(
-            database=self.database,
-            upstream=UpstreamSettings(simple_url=self.pypi.url, timeout=timedelta(seconds=5)),
-            feed=FeedSettings(projects=names, releases=releases, interval=interval),
-        )
-
-    @contextmanager
-    def feeding(self, *names: str, releases: str = "latest", interval: timedelta = NEVER) -> Iterator[Context]:
-        """A feed in a thread of its own."""
-        settings = self.settings(*names, releases=releases, interval=interval)
-        context = Context(Role.FEED, settings)
-        faults: list[BaseException] = []
-
-        def body() -> None:
-            try:
-                feed.run(settings, context)
-            except BaseException as error:
-                faults.append(error)
-
-        thread = threading.Thread(target=body, name="feed")
-        thread.start()
-        try:
-            yield context
-        finally:
-            context.stop.set()
-            thread.join(SECONDS)
-            context.close()
-        assert not thread.is_alive(), "the feed did not stop"
-        if faults:
-            raise faults[0]
-
-    def settle(self, *names: str, releases: str = "latest") -> dict[str, tuple[WatchState, str]]:
-        """Run a feed until nothing is pending."""
-        with self.feeding(*names, releases=releases):
-            self.wait(lambda: self.watches() and all(s is not WatchState.PENDING for s, _ in self.watches().values()))
-        return self.watches()
-
-    def wait(self, condition: Callable[[], Any], what: str = "the feed") -> Any:
-        return wait_for(condition, what, seconds=SECONDS)
-
-    def watches(self) -> dict[str, tuple[WatchState, str]]:
-        with self.engine.begin() as conn:
-            return {watch.name: (watch.state, watch.detail) for watch in watches.listed(conn)}
-
-    def alpha(self) -> tuple[WatchState, str]:
-        return self.watches().get("alpha", (WatchState.PENDING, ""))
-
-    def rows(self) -> list[Any]:
-        """Everything that PyPI's truth became, without our own numbers."""
-        with self.engine.begin() as conn:
-            files = (
-                select(
-                    projects.c.name,
-                    projects.c.display_name,
-                    projects.c.summary,
-                    projects.c.serial,
-                    releases.c.version,
-                    releases.c.released,
-                    releases.c.yanked,
-                    releases.c.yanked_reason,
-                    releases.c.requires_python,
-                    releases.c.wanted,
-                    upstream_files.c.filename,
-                    upstream_files.c.sha256,
-                    upstream_files.c.url,
-                    upstream_files.c.yanked,
-                    upstream_files.c.uploaded,
-                )
-                .outerjoin(releases, releases.c.project_id == projects.c.id)
-                .outerjoin(upstream_files, upstream_files.c.release_id == releases.c.id)
-                .order_by(projects.c.name, releases.c.sort_key, upstream_files.c.filename)
-            )
-            return [tuple(row) for row in conn.execute(files)]
-
-    def jobs(self) -> list[tuple[str, str]]:
-        """(version, target)"""
-        query = (
-            select(releases.c.version, target_table.c.name)
-            .join(jobs, jobs.c.release_id == releases.c.id)
-            .join(target_table, target_table.c.id == jobs.c.target_id)
-            .order_by(releases.c.version, target_table.c.rank)
-        )
-        with self.engine.begin() as conn:
-            return [(row.version, row.name) for row in conn.execute(query)]
-
-    def count(self, table: Any) -> int:
-        with self.engine.begin() as conn:
-            return conn.execute(select(func.count()).select_from(table)).scalar_one()
-
-    def versions(self) -> set[str]:
-        return {row[4] for row in self.rows()}
-
-    def stale(self) -> dict[str, int]:
-        with self.engine.begin() as conn:
-            return {row.key: row.seq for row in conn.execute(select(pages))}
-
-    def marks(self) -> dict[str, list[str]]:
-        """A token of every row version: changes with any write, but for the time of the last look at a name."""
-        with self.engine.begin() as conn:
-            found = {
-                table.name: sorted(conn.exec_driver_sql(f"SELECT xmin::text || ctid::text FROM {table.name}").scalars())
-                for table in (projects, releases, upstream_files, jobs, pages, feeds)
-            }
-            seen = conn.execute(select(watch_table).order_by(watch_table.c.position))
-            return found | {"watches": [str({**row._mapping, "checked_at": None}) for row in seen]}
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.utils import canonicalize_name
 
 from piwheels.pypi.model import (
     MAX_FILENAME,
@@ -20,7 +21,10 @@ from piwheels.pypi.model import (
     latest,
     needs_links,
     parse_project,
+    plain_name,
     with_links,
+    with_page,
+    with_status,
 )
 from piwheels.vocabulary import ProjectStatus, UpstreamKind
 
@@ -130,6 +134,14 @@ def test_a_file_that_cannot_be_one_is_left_out_and_counted(filename: Any) -> Non
         ("url", "https://example.org/x\ny", None),
         ("url", "https://[::1", None),
         ("url", "https://example.org:99999/", None),
+        ("url", "https://example.org:443/x", "https://example.org:443/x"),
+        ("url", "https://[::1]/x", "https://[::1]/x"),
+        ("url", "https://u:p@example.org/x", "https://u:p@example.org/x"),
+        ("url", "HTTPS://example.org/é", "HTTPS://example.org/é"),
+        ("url", 'https://example.org/"x', None),
+        ("url", "https://example.org/x\\y", None),
+        ("url", "https://example.org/<x>", None),
+        ("url", "https://example.org/" + "x" * 2000, None),
         ("requires_python", 3, None),
         ("requires_python", "", None),
         ("requires_python", ">=3\x00", None),
@@ -179,8 +191,9 @@ def test_releases_without_files_are_none() -> None:
 def test_releases_are_ordered_and_versions_of_old_kept() -> None:
     files = [a_file("a-1.tar.gz")]
     doc = document(v1_9=files, v1_10=files, v2_0rc1=files)
-    doc["releases"]["dog"] = files
-    assert [release.version for release in read(doc).releases] == ["2.0rc1", "1.10", "1.9", "dog"]
+    doc["releases"] |= {"dog": files, "1." + "0" * 136: files}  # there is one of 138 characters
+    found = [release.version for release in read(doc).releases]
+    assert found == ["2.0rc1", "1.10", "1.9", "1." + "0" * 136, "dog"]
 
 
 def test_the_summary_is_one_bounded_line() -> None:
@@ -254,6 +267,22 @@ def test_addresses_come_from_the_index_page_where_the_json_has_none() -> None:
     assert not needs_links(read(document(v1_0=[a_file("a-1.0-py3-none-any.whl", url=None)])))
 
 
+def test_files_that_the_index_page_hides_are_not_there() -> None:
+    """PyPI quarantines single releases so."""
+    project = read(
+        document(v1_0=[a_file("a-1.0.tar.gz"), a_file("a-1.0-py3-none-any.whl")], v2_0=[a_file("a-2.0.zip")])
+    )
+    shown = with_page(project, {"a-1.0.tar.gz", "a-9.zip"}, serial=project.serial)
+    assert [(release.version, len(release.files)) for release in shown.releases] == [("1.0", 1)]
+    assert with_page(project, set(), serial=project.serial).releases == ()
+    assert with_page(project, set(), serial=project.serial + 1) == project  # the page of another moment
+    assert with_page(project, set(), serial=0) == project
+    unknown = read(document(v1_0=[a_file("a-1.0.tar.gz")]) | {"last_serial": None})
+    assert with_page(unknown, set(), serial=0) == unknown
+    quarantined = with_status(project, ProjectStatus.QUARANTINED, "malware")
+    assert with_page(quarantined, set(), serial=project.serial) == quarantined
+
+
 def test_a_status_marker_is_read_where_there_is_one() -> None:
     marker = {"project-status": {"status": "quarantined", "reason": "mal\nware"}}
     project = read(document() | marker)
@@ -265,6 +294,17 @@ def test_a_status_marker_is_read_where_there_is_one() -> None:
 def test_names_that_cannot_be_one(name: str) -> None:
     with pytest.raises(UpstreamUnusable):
         canonical(name)
+
+
+@given(st.text(st.sampled_from("aZ09-_.~ "), max_size=8))
+def test_plain_names_are_canonical_or_none(name: str) -> None:
+    try:
+        assert plain_name(name) == canonical(name) == canonicalize_name(name)
+        assert plain_name(plain_name(name)) == plain_name(name)
+    except UpstreamUnusable:
+        assert plain_name(name) == ""
+    for other in (None, 7, b"a", ["a"]):
+        assert plain_name(other) == ""
 
 
 def test_names_are_canonical() -> None:

@@ -110,7 +110,7 @@ def test_text_has_enough_contrast(scheme: str) -> None:
 
 def test_no_template_inserts_markup() -> None:
     templates = list(pages.TEMPLATES.glob("*.pt"))
-    assert len(templates) == 4
+    assert len(templates) == 5
     for template in templates:
         assert "structure" not in template.read_text("utf-8")
 

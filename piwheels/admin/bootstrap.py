@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""piw-bootstrap: fills a farm with what PyPI has already, and shows how far it is. No logic: see master.bootstrap."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from piwheels.commands import add_common_arguments, run
+from piwheels.db import migrate
+from piwheels.db.engine import make_engine
+from piwheels.errors import ExitCode, SettingsError
+from piwheels.master import feed
+from piwheels.master.bootstrap import Bootstrap, Progress
+from piwheels.pypi.requirements import read_requirements
+from piwheels.settings import Settings
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    what = argparse.ArgumentParser(
+        prog="piw-bootstrap",
+        description="Ask PyPI for the projects that it had before this farm began to follow it. May be stopped and run "
+        "again at any time: what was not asked for yet still waits, and the master's feed asks for it, too.",
+        epilog="Exit status: 0 all were asked for; 1 some gave no answer that can be used (the feed goes on trying); "
+        "2 wrong arguments or settings; 3 the database or PyPI's list of projects is not to be had; 130 stopped.",
+    )
+    what.add_argument("project", nargs="*", metavar="PROJECT", help="projects by name")
+    what.add_argument(
+        "-r", "--requirements", metavar="FILE", type=Path, help="what the file names, and what that depends on"
+    )
+    what.add_argument("--all", action="store_true", help="everything that PyPI lists and the farm follows")
+    add_common_arguments(what)
+    return what
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run(_work, parser(), argv, "piw-bootstrap")
+
+
+def _work(args: argparse.Namespace, settings: Settings) -> int:
+    if not (args.all or args.requirements or args.project):
+        raise SettingsError("nothing to ask for: give names of projects, -r FILE or --all")
+    for name in args.project:
+        if not feed.is_name(name):
+            raise SettingsError(f"{name!r} is not a project name")
+    names = [entry.name for entry in feed.entries_of(args.project)]
+    requirements = read_requirements(args.requirements) if args.requirements else ()
+    migrate.check(settings.database)
+    engine = make_engine(settings.database, name="piw-bootstrap")
+    try:
+        with _Screen() as screen:
+            work = Bootstrap(settings, engine, screen.show)
+            ended = asyncio.run(work.run(names=names, requirements=requirements, everything=args.all))
+    finally:
+        engine.dispose()
+    if ended.trouble:
+        print(
+            f"{ended.done} projects asked for; {ended.trouble} gave no answer that can be used yet: "
+            "the master's feed goes on trying"
+        )
+        return ExitCode.FAILED
+    print(f"{ended.done} projects asked for, nothing left to do")
+    return ExitCode.OK
+
+
+class _Screen:
+    """A bar with rate and time left on a terminal; a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._task = self._bar.add_task("asking PyPI", total=None, rate="")
+        self._said = -1
+
+    def __enter__(self) -> "_Screen":
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def show(self, progress: Progress) -> None:
+        """How far it is."""
+        task = self._bar.tasks[0]
+        rate = f"{task.speed:.0f}/s" if task.speed else ""
+        who = "asking PyPI" if progress.applying else "the master asks PyPI"
+        self._bar.update(self._task, description=who, total=progress.total, completed=progress.done, rate=rate)
+        tenth = progress.done * 10 // max(1, progress.total)
+        if not self._console.is_terminal and tenth != self._said:
+            self._said = tenth
+            print(f"{who}: {progress.done} of {progress.total} projects", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
