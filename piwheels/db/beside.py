@@ -2,6 +2,8 @@
 """The database from an asyncio loop: transactions in threads, so that the loop never waits; and who may be at work."""
 
 import asyncio
+import logging
+import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +13,24 @@ import psycopg
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, IntegrityError
 
-from piwheels.db.engine import connect, describe, in_transaction
+from piwheels.db.engine import (
+    FIRST_DELAY,
+    LONGEST_DELAY,
+    connect,
+    describe,
+    in_transaction,
+    is_passing,
+    make_async_engine,
+)
 from piwheels.errors import DatabaseError
 from piwheels.settings import DatabaseSettings
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+WITHIN = 4  #: connections of the loop's own
+TELL_AFTER = 3  #: failures after which the log says that the database is waited for
 
 
 class Refused(DatabaseError, ValueError):
@@ -23,11 +38,18 @@ class Refused(DatabaseError, ValueError):
 
 
 class Beside:
-    """Runs transactions beside the loop: ``await beside(work)``."""
+    """Transactions for a loop: ``await beside(work)`` in a thread, ``await beside.within(work)`` in the loop itself.
 
-    def __init__(self, engine: Engine, *, threads: int, stop: threading.Event) -> None:
+    What runs all the time goes within: two threads that both have much to compute hand Python's lock to and fro, which
+    cost a third of the feed's throughput (docs/decisions/0004). What computes for long goes beside.
+    """
+
+    def __init__(
+        self, engine: Engine, settings: DatabaseSettings, *, name: str, threads: int, stop: threading.Event
+    ) -> None:
         self._engine, self._stop = engine, stop
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="database")
+        self._within = make_async_engine(settings, name=f"{name} loop", connections=WITHIN)
 
     async def __call__(self, work: Callable[[Connection], T]) -> T:
         """What ``work`` returns, in a transaction of its own; see :func:`piwheels.db.engine.in_transaction`. Raises
@@ -38,8 +60,27 @@ class Beside:
         except (DataError, IntegrityError) as error:
             raise Refused(describe(error)) from error
 
-    def close(self) -> None:
-        """Wait for what is under way."""
+    async def within(self, work: Callable[[Connection], T]) -> T:
+        """The same without a thread: the loop goes on while the server works, and waits while ``work`` computes."""
+        delay, failures = FIRST_DELAY, 0
+        while True:
+            try:
+                async with self._within.begin() as connection:
+                    return await connection.run_sync(work)
+            except (DataError, IntegrityError) as error:
+                raise Refused(describe(error)) from error
+            except Exception as error:
+                if not is_passing(error):
+                    raise
+                failures += 1
+                if failures == TELL_AFTER:
+                    logger.warning("waiting for the database: %s", describe(error))
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(delay * 2, LONGEST_DELAY)
+
+    async def close(self) -> None:
+        """Close what is within, and wait for what is beside."""
+        await self._within.dispose()
         self._pool.shutdown()
 
 

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -22,6 +22,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from piwheels.errors import DatabaseError
 from piwheels.settings import DatabaseSettings
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,10 @@ def connect(settings: DatabaseSettings, *, name: str, autocommit: bool = False) 
 
     Raises psycopg.Error, and DatabaseError for a URL that makes no sense.
     """
+    return psycopg.connect(_conninfo(settings, name), autocommit=autocommit)
+
+
+def _conninfo(settings: DatabaseSettings, name: str) -> str:
     given = parameters(settings)
     options = (
         f"-c timezone=UTC -c statement_timeout={STATEMENT_TIMEOUT} -c lock_timeout={LOCK_TIMEOUT}"
@@ -75,7 +82,7 @@ def connect(settings: DatabaseSettings, *, name: str, autocommit: bool = False) 
         "keepalives_count": 3,
         "tcp_user_timeout": 30_000,
     }
-    return psycopg.connect(make_conninfo("", **{**defaults, **given, "options": options}), autocommit=autocommit)
+    return make_conninfo("", **{**defaults, **given, "options": options})
 
 
 def make_engine(settings: DatabaseSettings, *, name: str) -> Engine:
@@ -85,11 +92,28 @@ def make_engine(settings: DatabaseSettings, *, name: str) -> Engine:
         "postgresql+psycopg://",  # the rest is in the creator, since libpq's URLs say more than SQLAlchemy's
         creator=lambda: connect(settings, name=name),
         pool_size=settings.pool,
-        max_overflow=0,
-        pool_timeout=CONNECT_TIMEOUT * 2,
-        pool_pre_ping=True,
-        pool_recycle=3600,
+        **_POOL,
     )
+
+
+def make_async_engine(settings: DatabaseSettings, *, name: str, connections: int) -> "AsyncEngine":
+    """The same for a process with an asyncio loop, in which nothing else may use its connections."""
+    from sqlalchemy.ext.asyncio import create_async_engine  # it takes long to import, and one role needs it
+
+    info = _conninfo(settings, name)
+
+    async def creator() -> psycopg.AsyncConnection[Any]:
+        return await psycopg.AsyncConnection.connect(info)
+
+    return create_async_engine("postgresql+psycopg://", async_creator=creator, pool_size=connections, **_POOL)
+
+
+_POOL: dict[str, Any] = {
+    "max_overflow": 0,
+    "pool_timeout": CONNECT_TIMEOUT * 2,
+    "pool_pre_ping": True,
+    "pool_recycle": 3600,
+}
 
 
 def in_transaction(

@@ -65,7 +65,9 @@ class Bootstrap:
         self._settings = settings
         self._show = show
         self._stop = threading.Event()
-        self._database = Beside(engine, threads=settings.database.pool, stop=self._stop)
+        self._database = Beside(
+            engine, settings.database, name="piw-bootstrap", threads=settings.database.pool, stop=self._stop
+        )
         self._lock = OnlyOne(settings.database, feed.LOCK, name="piw-bootstrap lock")
         self._total = 0
         self._applying = False
@@ -83,7 +85,7 @@ class Bootstrap:
         finally:
             self._stop.set()
             self._lock.release()
-            self._database.close()
+            await self._database.close()
 
     async def _fill(
         self,

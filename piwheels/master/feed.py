@@ -66,7 +66,9 @@ class Feed:
         )
         self._log = RateLimited(logger, per=QUIET)
         self._weather = Weather()
-        self._database = Beside(context.engine, threads=settings.database.pool, stop=context.stop)
+        self._database = Beside(
+            context.engine, settings.database, name=context.name, threads=settings.database.pool, stop=context.stop
+        )
         self._lock = OnlyOne(settings.database, LOCK, name=f"{context.name} lock")
 
     async def follow(self) -> None:
@@ -75,7 +77,7 @@ class Feed:
             await together(self._until_stopped(), self._work())
         finally:
             self._lock.release()
-            self._database.close()
+            await self._database.close()
 
     async def _until_stopped(self) -> None:
         while not self._context.stop.is_set():

@@ -23,6 +23,7 @@ from piwheels.pypi.pending import Failed, Found, Pending, Priority
 logger = logging.getLogger(__name__)
 
 BATCH = 128  #: answers in one transaction
+WRITERS = 2  #: transactions at a time: while the server works at one, the other is put together
 LINGER = 0.02  #: seconds that a transaction waits for more answers while there are names to ask for
 HOLD = 1024  #: names in hand
 HEAVY = 20_000  #: rows after which a transaction takes no more projects; a single one may be larger
@@ -86,7 +87,8 @@ class Applier:
 
     async def run(self) -> None:
         """Until cancelled."""
-        await together(self._take(), self._write(), *(self._fetch() for _ in range(self._parallel)))
+        writers = (self._write() for _ in range(WRITERS))
+        await together(self._take(), *writers, *(self._fetch() for _ in range(self._parallel)))
 
     # Taking
 
@@ -106,7 +108,7 @@ class Applier:
     async def _take_some(self, free: int) -> list[Pending]:
         limits = dict.fromkeys(Priority, free) | {Priority.REPAIR: min(free, self._repairs.whole())}
         busy = tuple(self._busy)
-        taken = (await self._database(lambda conn: changes.take(conn, limits, busy=busy)))[:free]
+        taken = (await self._database.within(lambda conn: changes.take(conn, limits, busy=busy)))[:free]
         self._repairs.spend(sum(one.priority is Priority.REPAIR for one in taken))
         return taken
 
@@ -150,7 +152,7 @@ class Applier:
 
     async def _write_batch(self, batch: list[Answered]) -> None:
         try:
-            written = await self._database(lambda conn: write(conn, batch, self.rules))
+            written = await self._database.within(lambda conn: write(conn, batch, self.rules))
         except Refused as error:
             if len(batch) > 1:  # one of them is to blame; the others are not to suffer
                 for one in batch:
