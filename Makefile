@@ -5,7 +5,7 @@ PYTHON = .venv/bin/python
 TESTS ?= tests
 export PYTHONDONTWRITEBYTECODE ?= 1
 
-.PHONY: help farm check test test-diet test-pypi test-arm bench docs clean
+.PHONY: help farm check test test-diet test-pypi test-arm bench bench-scale soak docs clean
 
 help:
 	@echo 'make farm        a whole farm on this machine, in farm/  (PROJECTS="spidev smbus" ARGS=--once)'
@@ -15,6 +15,8 @@ help:
 	@echo 'make test-pypi   the tests that talk to the real PyPI'
 	@echo 'make test-arm    a builder in an emulated ARM system (root; several minutes)'
 	@echo 'make bench       every benchmark, one table (ARGS=--small: a fiftieth of it; make bench-dump: only that one)'
+	@echo 'make soak        a long day at PyPI, everything going wrong; ten minutes (ARGS="--seed 2")'
+	@echo 'make bench-scale the same on a farm of PyPI'"'"'s size, made here (25 GB; ARGS="--keep DIR --fraction 0.1")'
 	@echo 'make docs        the manual as HTML, in docs/_build'
 	@echo 'make clean       remove what the others made, farm/ excepted'
 
@@ -52,9 +54,18 @@ bench:
 	@tools/setup test
 	$(PYTHON) -m tests.bench $(ARGS)
 
+# One of PyPI's size: half an hour and 25 GB. ARGS="--keep DIR" keeps the farm; "--fraction 0.1 claim plan" does less.
+bench-scale:
+	@tools/setup test
+	$(PYTHON) -m tests.bench.scale $(ARGS)
+
 bench-%:
 	@tools/setup test
 	$(PYTHON) -m tests.bench $* $(ARGS)
+
+soak:
+	@tools/setup test
+	$(PYTHON) -m tests.soak $(ARGS)
 
 docs:
 	@tools/setup test

@@ -40,7 +40,7 @@ def shown(value: object) -> str:
         return f"{value.total_seconds():g}"
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "empty"
-    return str(value) if value != "" else "empty"
+    return str(value) if value not in ("", None) else "empty"
 
 
 def settings() -> Iterator[str]:

@@ -186,13 +186,15 @@ def _quoted(value: object) -> str:
 
 
 def _convert(value: object, kind: object, folder: Path) -> object:
-    """Into str, int, bool, Path, timedelta or tuple of str; ValueError says what it must be."""
+    """Into str, int, bool, Path (or None), timedelta or tuple of str; ValueError says what it must be."""
     if kind is bool:
         return _boolean(value)
     if kind is int:
         return _integer(value)
     if kind is timedelta:
         return _duration(value)
+    if kind == Path | None:
+        return None if value == "" else _convert(value, Path, folder)
     if kind is Path:
         if not isinstance(value, str) or not value or "\0" in value:
             raise ValueError("must be a path")
@@ -263,6 +265,6 @@ def _toml(value: object) -> str:
         return f"{value.total_seconds():.15g}"
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(word) for word in value) + "]"
-    if isinstance(value, Path):
-        value = str(value)
+    if isinstance(value, Path) or value is None:
+        value = str(value or "")
     return json.dumps(value, ensure_ascii=False)  # for these types JSON's spelling is TOML's

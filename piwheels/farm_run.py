@@ -28,7 +28,7 @@ from piwheels.farm_children import Backoff, Child
 from piwheels.farm_home import LOCAL, Home, Wish
 from piwheels.farm_screen import Screen, status_line
 from piwheels.farm_story import End, Ending, Look, Story
-from piwheels.master.planner import Policy
+from piwheels.master.policy import policy_of
 from piwheels.master.targets import NATIVE, PRESETS, native
 from piwheels.postgres import Cluster
 from piwheels.pypi.model import clean
@@ -286,7 +286,7 @@ class Watcher:
 
     def __init__(self, settings: Settings, *, since: Since) -> None:
         self._engine: Engine = make_engine(settings.database, name="piw-farm")
-        self._policy = Policy(strikes=settings.dispatch.strikes)
+        self._policy = policy_of(settings)
         self._expected = frozenset(str(canonicalize_name(clean(name, 200))) for name in settings.feed.projects)
         # One look is several queries, which must all see the same moment.
         self._looking = self._engine.execution_options(isolation_level="REPEATABLE READ")

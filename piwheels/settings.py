@@ -111,6 +111,29 @@ class FeedSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanningSettings:
+    """What is built, as far as no recipe says otherwise. All processes must be told the same."""
+
+    rebuild: str = setting(
+        "missing",
+        "What is built: missing, what PyPI has no wheel of; or all, whatever PyPI has.",
+        one_of("missing", "all"),
+    )
+    prereleases: str = setting("yes", "Whether pre-releases are built: yes or no.", one_of("yes", "no"))
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeSettings:
+    """What is said of particular projects."""
+
+    folder: Path | None = setting(
+        None,
+        "Folder of recipe files; the master applies them when it starts and when they change. Empty: none, or "
+        "what piw-recipes apply was given.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class DispatchSettings:
     """Where builders connect, and what they may do."""
 
@@ -200,6 +223,8 @@ class Settings:
     paths: PathSettings = field(default_factory=PathSettings)
     upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
     feed: FeedSettings = field(default_factory=FeedSettings)
+    planning: PlanningSettings = field(default_factory=PlanningSettings)
+    recipes: RecipeSettings = field(default_factory=RecipeSettings)
     dispatch: DispatchSettings = field(default_factory=DispatchSettings)
     publish: PublishSettings = field(default_factory=PublishSettings)
     stats: StatsSettings = field(default_factory=StatsSettings)

@@ -156,6 +156,11 @@ orders = st.builds(
     sdist_size=st.none() | _bigints,
     time_limit=_counts,
     memory_limit=_bigints,
+    apt=st.lists(st.sampled_from(["libfoo-dev", "g++-12"]), max_size=2).map(tuple),
+    environment=st.dictionaries(
+        st.sampled_from(["A", "_b2"]), st.text(_any, max_size=50).map(lambda text: text.replace("\0", ""))
+    ).map(lambda pairs: tuple(sorted(pairs.items()))),
+    network=st.booleans(),
 )
 master_messages = st.one_of(
     st.builds(m.Ack, _bigints, words(100)),

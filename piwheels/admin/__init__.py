@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Commands for operators: piw-initdb, piw-keys."""
+"""Commands for operators."""

@@ -27,8 +27,9 @@ def parser() -> argparse.ArgumentParser:
         prog="piw-bootstrap",
         description="Ask PyPI for the projects that it had before this farm began to follow it. May be stopped and run "
         "again at any time: what was not asked for yet still waits, and the master's feed asks for it, too.",
-        epilog="Exit status: 0 all were asked for; 1 some gave no answer that can be used (the feed goes on trying); "
-        "2 wrong arguments or settings; 3 the database or PyPI's list of projects is not to be had; 130 stopped.",
+        epilog="Exit status: 0 all were asked for; 1 some gave no answer that can be used (the feed goes on trying), "
+        "or PyPI has none of a name; 2 wrong arguments or settings; 3 the database or PyPI's list of projects is not "
+        "to be had; 130 stopped.",
     )
     what.add_argument("project", nargs="*", metavar="PROJECT", help="projects by name")
     what.add_argument(
@@ -60,14 +61,19 @@ def _work(args: argparse.Namespace, settings: Settings) -> int:
             ended = asyncio.run(work.run(names=names, requirements=requirements, everything=args.all))
     finally:
         engine.dispose()
+    return _told(ended)
+
+
+def _told(ended: Progress) -> int:
+    """Say how it ended; the exit status."""
+    left = "nothing left to do"
     if ended.trouble:
-        print(
-            f"{ended.done} projects asked for; {ended.trouble} gave no answer that can be used yet: "
-            "the master's feed goes on trying"
-        )
-        return ExitCode.FAILED
-    print(f"{ended.done} projects asked for, nothing left to do")
-    return ExitCode.OK
+        left = f"{ended.trouble} gave no answer that can be used yet: the master's feed goes on trying"
+    print(f"{ended.done} projects asked for; {left}")
+    if ended.missing:
+        some = ", ".join(ended.missing[:10]) + (" …" if len(ended.missing) > 10 else "")
+        print(f"piw-bootstrap: PyPI has no project {some}", file=sys.stderr)
+    return ExitCode.FAILED if ended.trouble or ended.missing else ExitCode.OK
 
 
 class _Screen:
@@ -99,10 +105,10 @@ class _Screen:
 
     def show(self, progress: Progress) -> None:
         """How far it is."""
-        task = self._bar.tasks[0]
-        rate = f"{task.speed:.0f}/s" if task.speed else ""
         who = "asking PyPI" if progress.applying else "the master asks PyPI"
-        self._bar.update(self._task, description=who, total=progress.total, completed=progress.done, rate=rate)
+        self._bar.update(self._task, description=who, total=progress.total, completed=progress.done)
+        speed = self._bar.tasks[0].speed
+        self._bar.update(self._task, rate=f"{speed:.0f}/s" if speed else "")
         tenth = progress.done * 10 // max(1, progress.total)
         if not self._console.is_terminal and tenth != self._said:
             self._said = tenth

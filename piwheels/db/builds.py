@@ -1,119 +1,152 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Attempts to build, recorded once each under their lease token, with all that follows from them in one transaction.
 
-Whoever records has the wheels in the store and the log in place already; this module knows no disk. Text that came from
-builders is made fit for the database here.
+Any number of them in one transaction, each whole or not at all: what a statement costs is shared. Whoever records has
+the wheels in the store and the logs in place already; this module knows no disk. What rows are made of results is
+db/build_rows'; what is learnt of a project's needs is db/needs'.
 """
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, func, select, text
 
 from piwheels.db import jobs as rows
+from piwheels.db import needs
+from piwheels.db.arrays import among
+from piwheels.db.build_rows import Attempt, attempt_of, build_row, file_row, need_rows
 from piwheels.db.jobs import LeasedJob
-from piwheels.db.pages import mark_stale
-from piwheels.db.planning import replan_release
-from piwheels.db.tables import builds, dependencies, files
+from piwheels.db.pages import mark_all_stale
+from piwheels.db.planning import replan
+from piwheels.db.tables import builds, files
+from piwheels.master.needs import Amounts, Room
 from piwheels.master.planner import Policy
 from piwheels.master.session import Result, VerifiedFile
-from piwheels.vocabulary import DependencyTool, FailureReason, Outcome, PageKind
-from piwheels.wire.messages import BuildReport
-
-MAX_DETAIL = 1000  #: characters; the schema's limit
-MAX_BUILT_WITH = 200  #: distributions of a build environment that are remembered
-MAX_WORD = 200  #: characters of a name or version in it
-MAX_DURATION = timedelta(days=60)
-MAX_INTEGER = 2**63 - 1
+from piwheels.vocabulary import PageKind
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """What becomes of a job whose attempt failed by the builder's fault."""
+    """What becomes of a job whose attempt failed by the builder's fault, and on what terms it was handed out."""
 
     strikes: int  #: so many, and it is given up
     retry_after: timedelta  #: wait after the first; doubles with each
+    build_timeout: timedelta = timedelta(hours=3)  #: what a build of time class 0 may take
+    memory_limit: int = 0  #: what one of memory class 0 may use, in bytes; 0: no limit
+    farm: Policy = field(default_factory=Policy)  #: the planner's; its strikes are the above
+
+    @property
+    def planning(self) -> Policy:
+        """The same for the planner."""
+        return replace(self.farm, strikes=self.strikes)
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """How an attempt ended, as the database keeps it."""
+class Entry:
+    """A result on its way into the database."""
 
-    outcome: Outcome
-    reason: FailureReason | None
-    detail: str
-    duration: timedelta
-    report: BuildReport | None = None
+    result: Result
+    build_id: int | None = None  #: the number taken for it ahead; None: any
     has_log: bool = False
 
 
-def next_id(conn: Connection) -> int:
-    """A build's number, taken ahead: its log is written under it before the build is recorded."""
-    sequence = func.pg_get_serial_sequence("builds", "id")
-    return int(conn.execute(select(func.nextval(sequence))).scalar_one())
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """An attempt that has ended, at a job that this transaction has locked."""
 
-
-def recorded(conn: Connection, token: str) -> int | None:
-    """The build recorded under this lease token, if there is one."""
-    if (uuid := rows.token_or_none(token)) is None:
-        return None
-    return conn.execute(select(builds.c.id).where(builds.c.token == uuid)).scalar_one_or_none()
+    job: LeasedJob
+    attempt: Attempt
+    build_id: int | None = None
+    wheels: tuple[VerifiedFile, ...] = ()
 
 
 def record(
     conn: Connection, result: Result, *, policy: RetryPolicy, build_id: int | None = None, has_log: bool = False
 ) -> int | None:
-    """Record what a build came to and let everything follow from it; harmless to repeat.
+    """As :func:`record_many`, for one."""
+    return record_many(conn, [Entry(result, build_id, has_log)], policy=policy)[0]
 
-    Returns the build's number: ``build_id`` if this call (or an earlier one with the same number) recorded it, another
-    if the attempt had been recorded before; None, and nothing changes, if the lease is not live or its job was
+
+def record_many(conn: Connection, entries: Sequence[Entry], *, policy: RetryPolicy) -> list[int | None]:
+    """Record what builds came to and let everything follow from it; harmless to repeat.
+
+    Returns each build's number: its ``build_id`` if this call (or an earlier one with the same number) recorded it,
+    another if the attempt had been recorded before; None, and nothing changes, if the lease is not live or its job was
     cancelled.
     """
-    token = UUID(hex=result.lease.token)
-    job = rows.lock_leased(conn, token)
-    if job is None:
-        return recorded(conn, result.lease.token)
-    if job.cancelled:
-        abandon(conn, job)
-        return None
-    attempt = _attempt(result, has_log=has_log)
-    if (known := recorded(conn, result.lease.token)) is not None:  # a job put back by hand with its old token
-        abandon(conn, job)
-        return known
-    return end_attempt(conn, job, attempt, policy=policy, build_id=build_id, wheels=result.files if result.ok else ())
+    first: dict[UUID, Entry] = {}
+    for entry in entries:
+        first.setdefault(_token(entry), entry)
+    held = rows.lock_all_leased(conn, first)
+    numbers = _recorded(conn, first.keys() - held.keys())
+    over = [job for job in held.values() if job.cancelled or job.recorded]
+    numbers |= {job.token: job.recorded for job in over if job.recorded and not job.cancelled}
+    gone = {job.token for job in over}
+    endings = [_ending(held[token], entry) for token, entry in first.items() if token in held and token not in gone]
+    abandon_all(conn, over, policy=policy)
+    numbers |= end_all(conn, endings, policy=policy)
+    return [numbers.get(_token(entry)) for entry in entries]
 
 
-def end_attempt(
-    conn: Connection,
-    job: LeasedJob,
-    attempt: Attempt,
-    *,
-    policy: RetryPolicy,
-    build_id: int | None = None,
-    wheels: tuple[VerifiedFile, ...] = (),
-) -> int:
-    """Write down an attempt at a job this transaction has locked, and let the job, its release and its pages follow."""
-    number = _insert_build(conn, job, attempt, build_id=build_id)
-    for wheel in {w.filename: w for w in wheels}.values():
-        _insert_file(conn, number, wheel)
-    if _tries_again(job, attempt, policy):
-        wait = rows.back_off(policy.retry_after, job.strikes + 1)
-        rows.give_back(conn, job, wait=wait, more_memory=attempt.reason is FailureReason.MEMORY)
-    else:
-        rows.drop(conn, job)
-    replan_release(conn, job.release_id, policy=Policy(strikes=policy.strikes))
-    mark_stale(conn, PageKind.PROJECT, job.project, f"build {number} {attempt.outcome}")
-    return number
+def end_attempt(conn: Connection, job: LeasedJob, attempt: Attempt, *, policy: RetryPolicy) -> int:
+    """As :func:`end_all`, for one without wheels; its number."""
+    return end_all(conn, [Ending(job, attempt)], policy=policy)[job.token]
 
 
-def abandon(conn: Connection, job: LeasedJob) -> None:
+def end_all(conn: Connection, endings: Sequence[Ending], *, policy: RetryPolicy) -> dict[UUID, int]:
+    """Write attempts down, and let their jobs, releases and pages follow; the builds' numbers by token."""
+    if not endings:
+        return {}
+    numbers = _numbers(conn, endings)
+    learnt = needs.learn(
+        conn,
+        [needs.Lesson(e.job, e.attempt.reason, _took(e.attempt)) for e in endings],
+        build_timeout=policy.build_timeout,
+        memory_limit=policy.memory_limit,
+    )
+    again = [ending for ending in endings if _tries_again(ending, policy)]
+    _write(conn, endings, numbers, over=[ending.job for ending in endings if ending not in again])
+    rows.give_back(conn, [_return(ending, learnt, policy) for ending in again])
+    replan(conn, [e.job.release_id for e in endings], policy=policy.planning)
+    outcome = endings[0].attempt.outcome.value if len(endings) == 1 else "and others"
+    reason = f"build {min(numbers.values())} {outcome}"
+    mark_all_stale(conn, PageKind.PROJECT, [e.job.project for e in endings], reason)
+    return numbers
+
+
+def abandon(conn: Connection, job: LeasedJob, *, policy: RetryPolicy) -> None:
     """End a lease without an attempt: the build was cancelled. The planner says whether there is to be another job."""
-    rows.drop(conn, job)
-    replan_release(conn, job.release_id)
-    mark_stale(conn, PageKind.PROJECT, job.project, "build cancelled")
+    abandon_all(conn, [job], policy=policy)
+
+
+def abandon_all(conn: Connection, over: Sequence[LeasedJob], *, policy: RetryPolicy) -> None:
+    """As :func:`abandon`, for several."""
+    if not over:
+        return
+    rows.drop(conn, over)
+    replan(conn, [job.release_id for job in over], policy=policy.planning)
+    mark_all_stale(conn, PageKind.PROJECT, [job.project for job in over], "build cancelled")
+
+
+def next_id(conn: Connection) -> int:
+    """A build's number, taken ahead: its log is written under it before the build is recorded."""
+    return new_ids(conn, 1)[0]
+
+
+def recorded(conn: Connection, token: str) -> int | None:
+    """The build recorded under this lease token, if there is one."""
+    uuid = rows.token_or_none(token)
+    return None if uuid is None else _recorded(conn, [uuid]).get(uuid)
+
+
+def new_ids(conn: Connection, count: int) -> list[int]:
+    """So many builds' numbers, taken ahead."""
+    sequence = func.pg_get_serial_sequence("builds", "id")
+    query = select(func.nextval(sequence)).select_from(func.generate_series(1, count))
+    return [int(number) for number in conn.execute(query).scalars()]
 
 
 def missing_of(conn: Connection, numbers: range) -> set[int]:
@@ -135,94 +168,82 @@ def unreferenced(conn: Connection, hashes: list[bytes]) -> set[bytes]:
     return set(hashes) - {bytes(value) for value in conn.execute(known.union(described)).scalars()}
 
 
-def _attempt(result: Result, *, has_log: bool) -> Attempt:
-    outcome, reason, detail = Outcome.SUCCESS, None, result.detail
-    if not result.ok:
-        outcome, reason = Outcome.FAILED, result.reason or FailureReason.PACKAGE
-    elif not result.files:
-        outcome, reason = Outcome.FAILED, FailureReason.PACKAGE
-        detail = detail or "the build succeeded but made no wheel"
-    return Attempt(outcome, reason, detail, result.duration, result.report, has_log)
+def _ending(job: LeasedJob, entry: Entry) -> Ending:
+    result = entry.result
+    wheels = tuple({wheel.filename: wheel for wheel in result.files}.values()) if result.ok else ()
+    return Ending(job, attempt_of(result, has_log=entry.has_log), entry.build_id, wheels)
 
 
-def _tries_again(job: LeasedJob, attempt: Attempt, policy: RetryPolicy) -> bool:
-    if attempt.reason is None or attempt.reason.is_packages_fault:
-        return False
-    return job.strikes + 1 < policy.strikes
+def _token(entry: Entry) -> UUID:
+    return UUID(hex=entry.result.lease.token)
 
 
-def _insert_build(conn: Connection, job: LeasedJob, attempt: Attempt, *, build_id: int | None) -> int:
-    report = attempt.report
-    values = {
-        "release_id": job.release_id,
-        "target_id": job.target_id,
-        "slave_id": job.slave_id,
-        "token": job.token,
-        "started": job.started,
-        "duration": min(max(attempt.duration, timedelta(0)), MAX_DURATION),
-        "outcome": attempt.outcome,
-        "reason": attempt.reason,
-        "detail": clean(attempt.detail, MAX_DETAIL),
-        "has_log": attempt.has_log,
+def _recorded(conn: Connection, tokens: Collection[UUID]) -> dict[UUID, int]:
+    if not tokens:
+        return {}
+    query = select(builds.c.token, builds.c.id).where(among(builds.c.token, tokens))
+    return {row.token: row.id for row in conn.execute(query)}
+
+
+def _numbers(conn: Connection, endings: Sequence[Ending]) -> dict[UUID, int]:
+    lacking = sum(ending.build_id is None for ending in endings)
+    fresh = iter(new_ids(conn, lacking) if lacking else [])
+    return {e.job.token: next(fresh) if e.build_id is None else e.build_id for e in endings}
+
+
+def _write(
+    conn: Connection, endings: Sequence[Ending], numbers: Mapping[UUID, int], *, over: Sequence[LeasedJob]
+) -> None:
+    """Insert the attempts with their wheels and what these need, and delete the jobs that are over."""
+    wheels = [(numbers[e.job.token], wheel) for e in endings for wheel in e.wheels]
+    documents = {
+        "builds": [build_row(e.job, e.attempt, numbers[e.job.token]) for e in endings],
+        "files": [file_row(number, wheel) for number, wheel in wheels],
+        "needs": [row for number, wheel in wheels for row in need_rows(number, wheel)],
+        "over": [{"release_id": job.release_id, "target_id": job.target_id} for job in over],
     }
-    if build_id is not None:
-        values["id"] = build_id
-    if report is not None:
-        values |= {
-            "peak_memory": _bounded(report.peak_memory),
-            "cpu_seconds": _finite(report.cpu_seconds),
-            "built_from": _digest(report.built_from),
-            "built_with": _words(report.built_with),
-        }
-    return int(conn.execute(insert(builds).values(values).returning(builds.c.id)).scalar_one())
+    conn.execute(_WRITE, {name: json.dumps(document) for name, document in documents.items()})
 
 
-def _insert_file(conn: Connection, build_id: int, wheel: VerifiedFile) -> None:
-    requires = None if wheel.requires_python is None else clean(wheel.requires_python, 1000)
-    row = insert(files).values(
-        build_id=build_id,
-        filename=wheel.filename,
-        size=wheel.size,
-        sha256=wheel.sha256,
-        requires_python=requires,
-        metadata_sha256=wheel.metadata_sha256,
-        top_level=[clean(name, MAX_WORD) for name in wheel.top_level],
+# One statement, because a round to the server costs more than most of what is done here. A file's number is known only
+# to the database, so what it needs is joined to it by its name.
+_WRITE = text("""
+    WITH build AS (
+        INSERT INTO builds (id, release_id, target_id, slave_id, token, started, duration, outcome, reason, detail,
+            has_log, peak_memory, cpu_seconds, built_from, built_with)
+        SELECT * FROM json_to_recordset(CAST(:builds AS json)) AS x(id bigint, release_id bigint, target_id integer,
+            slave_id integer, token uuid, started timestamptz, duration interval, outcome build_outcome,
+            reason failure_reason, detail text, has_log boolean, peak_memory bigint, cpu_seconds double precision,
+            built_from bytea, built_with jsonb)
+    ), file AS (
+        INSERT INTO files (build_id, filename, size, sha256, requires_python, metadata_sha256, top_level)
+        SELECT * FROM json_to_recordset(CAST(:files AS json)) AS x(build_id bigint, filename text, size bigint,
+            sha256 bytea, requires_python text, metadata_sha256 bytea, top_level text[])
+        RETURNING id, build_id, filename
+    ), need AS (
+        INSERT INTO dependencies (file_id, tool, name)
+        SELECT file.id, x.tool, x.name
+        FROM json_to_recordset(CAST(:needs AS json)) AS x(build_id bigint, filename text, tool dependency_tool,
+            name text) JOIN file ON file.build_id = x.build_id AND file.filename = x.filename
     )
-    file_id = conn.execute(row.returning(files.c.id)).scalar_one()
-    needs = sorted({(DependencyTool(tool), clean(name, 500)) for tool, name in wheel.dependencies})
-    if needs:
-        conn.execute(
-            insert(dependencies),
-            [{"file_id": file_id, "tool": tool, "name": name} for tool, name in needs if name],
-        )
+    DELETE FROM jobs USING json_to_recordset(CAST(:over AS json)) AS x(release_id bigint, target_id integer)
+    WHERE jobs.release_id = x.release_id AND jobs.target_id = x.target_id
+""")
 
 
-def clean(text: str, limit: int) -> str:
-    """Text that PostgreSQL stores: no NUL, no lone surrogate, not longer than ``limit`` characters."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode()[:limit]
+def _return(ending: Ending, learnt: Mapping[UUID, Room], policy: RetryPolicy) -> rows.Return:
+    job = ending.job
+    wait = rows.back_off(policy.retry_after, job.strikes + 1)
+    return rows.Return(job, wait, learnt.get(job.token, job.need))
 
 
-def _digest(text: str | None) -> bytes | None:
-    try:
-        digest = bytes.fromhex(text or "")
-    except ValueError:
-        return None
-    return digest if len(digest) == 32 else None
+def _tries_again(ending: Ending, policy: RetryPolicy) -> bool:
+    reason = ending.attempt.reason
+    if reason is None or reason.is_packages_fault:
+        return False
+    return ending.job.strikes + 1 < policy.strikes
 
 
-def _bounded(number: int | None) -> int | None:
-    return None if number is None else min(max(number, 0), MAX_INTEGER)
-
-
-def _finite(number: float | None) -> float | None:
-    return None if number is None or not math.isfinite(number) or number < 0 else number
-
-
-def _words(words: Mapping[str, str]) -> dict[str, str]:
-    pairs = sorted(words.items())[:MAX_BUILT_WITH]
-    return {clean(name, MAX_WORD): clean(version, MAX_WORD) for name, version in pairs}
-
-
-def elapsed(since: datetime, now: datetime) -> timedelta:
-    """How long an attempt lasted that ended without a word from its builder."""
-    return min(max(now - since, timedelta(0)), MAX_DURATION)
+def _took(attempt: Attempt) -> Amounts:
+    peak = None if attempt.report is None else attempt.report.peak_memory
+    return Amounts(memory=peak, time=attempt.duration)

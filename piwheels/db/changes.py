@@ -8,13 +8,17 @@ harmless. Knows nothing of HTTP, nor of what an answer says.
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     Boolean,
     Connection,
+    Integer,
+    Select,
     all_,
     and_,
+    bindparam,
     case,
     delete,
     exists,
@@ -29,13 +33,14 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.sql.sqltypes import BigInteger, Text
 from sqlalchemy.types import TypeEngine
 
-from piwheels.db.arrays import given, rows_of
+from piwheels.db.arrays import among, given, rows_of
 from piwheels.db.tables import changes, feeds, projects, watches
 from piwheels.pypi.interpret import Change
 from piwheels.pypi.pending import Pending, Priority
 from piwheels.vocabulary import ProjectStatus
 
 _POSITION = "upstream"  #: the row of ``feeds`` whose serial is the last one heard
+TRIES = 3  #: answers that could not be used, before a bootstrap waits no longer for a project
 MANY = 100_000  #: beyond that, nobody needs to know exactly
 
 _HEARD: dict[str, TypeEngine[Any]] = {
@@ -60,7 +65,9 @@ def record(conn: Connection, heard: Sequence[Change], priority: Priority, *, res
         rows = rows.where(exists().where(watches.c.name == new.c.name))
     columns = ("name", "priority", "first_serial", "serial", "removed", "said", "page")
     row = insert(changes).from_select(columns, rows)
-    return conn.execute(row.on_conflict_do_update(index_elements=[changes.c.name], set_=_merged(row))).rowcount
+    statement = row.on_conflict_do_update(index_elements=[changes.c.name], set_=_merged(row))
+    # Unasked, SQLAlchemy does not keep an INSERT's row count.
+    return conn.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
 
 
 def _merged(row: Any) -> Mapping[str, Any]:
@@ -86,11 +93,15 @@ def _merged(row: Any) -> Mapping[str, Any]:
 
 def take(conn: Connection, limits: Mapping[Priority, int], *, busy: Collection[str] = ()) -> list[Pending]:
     """Up to so many of each priority that are ready, without those that somebody is at already."""
-    parts = [_ready(priority, limit, busy).subquery() for priority, limit in limits.items() if limit > 0]
-    if not parts:
-        return []
-    found = union_all(*(select(part) for part in parts)).subquery()
-    query = (
+    values: dict[str, Any] = {f"most_{priority.value}": max(0, limits.get(priority, 0)) for priority in Priority}
+    return [_pending(row) for row in conn.execute(_taking(), values | {"busy": list(busy)})]
+
+
+@cache
+def _taking() -> Select[Any]:
+    """Made once: SQLAlchemy takes longer to put it together than PostgreSQL to answer it."""
+    found = union_all(*(select(_ready(priority).subquery()) for priority in Priority)).subquery()
+    return (
         select(
             found,
             projects.c.id,
@@ -103,27 +114,28 @@ def take(conn: Connection, limits: Mapping[Priority, int], *, busy: Collection[s
         .outerjoin(watches, watches.c.name == found.c.name)
         .order_by(found.c.priority, found.c.ready_at)
     )
-    return [_pending(row) for row in conn.execute(query)]
 
 
-def _ready(priority: Priority, limit: int, busy: Collection[str]) -> Any:
-    here = and_(changes.c.priority == int(priority), changes.c.ready_at <= func.now())
-    query = select(changes).where(here).order_by(changes.c.ready_at).limit(limit)
-    return query.where(changes.c.name != all_(literal(list(busy), ARRAY(Text)))) if busy else query
+def _ready(priority: Priority) -> Select[Any]:
+    idle = changes.c.name != all_(bindparam("busy", type_=ARRAY(Text)))
+    here = and_(changes.c.priority == int(priority), changes.c.ready_at <= func.now(), idle)
+    most = bindparam(f"most_{priority.value}", type_=Integer)
+    return select(changes).where(here).order_by(changes.c.ready_at).limit(most)
 
 
 def _pending(row: Any) -> Pending:
+    known_serial = row.known_serial or 0
     return Pending(
         name=row.name,
         priority=Priority(row.priority),
         serial=row.serial,
-        removed=row.removed,
+        removed=row.removed and row.said >= known_serial,  # else our rows know that it came back
         page=row.page or bool(row.hides) or row.status not in (None, ProjectStatus.ACTIVE),
         seq=row.seq,
         attempts=row.attempts,
         doubted_since=row.doubted_since,
         project_id=row.id,
-        known_serial=row.known_serial or 0,
+        known_serial=known_serial,
         status=row.status,
         etag=(row.etag or "") if row.id is not None else "",
     )
@@ -203,9 +215,15 @@ def waiting(conn: Connection) -> dict[Priority, int]:
 
 
 def bootstrapping(conn: Connection) -> tuple[int, int]:
-    """How many projects of a bootstrap were not asked for yet, and how many only without a usable answer. Counts all of
-    them: for whoever watches a bootstrap, not for the farm."""
+    """How many projects of a bootstrap are being asked for, and how many gave no usable answer however often they were.
+    Counts all of them: for whoever watches a bootstrap, not for the farm."""
     mine = changes.c.priority == int(Priority.BOOTSTRAP)
-    query = select(func.count().filter(changes.c.attempts == 0), func.count().filter(changes.c.attempts > 0))
-    fresh, again = conn.execute(query.where(mine)).one()
-    return fresh, again
+    hopeful = changes.c.attempts < TRIES
+    query = select(func.count().filter(hopeful), func.count().filter(~hopeful))
+    waiting, trouble = conn.execute(query.where(mine)).one()
+    return waiting, trouble
+
+
+def among_waiting(conn: Connection, names: Collection[str]) -> set[str]:
+    """Which of these are to be asked for, or asked for again."""
+    return set(conn.scalars(select(changes.c.name).where(among(changes.c.name, names))))

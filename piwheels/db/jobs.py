@@ -1,20 +1,54 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Single jobs as rows: found by their lease, held, given back, dropped. What that is for, queue and builds know.
+"""Jobs as rows: found by their lease, held, given back, dropped. What that is for, queue and builds know.
 
-Locks are taken in one order, so that transactions that end attempts cannot wait for each other: release, job, build,
-files, pages.
+Locks are taken in one order, so that transactions that end attempts cannot wait for each other: releases in order of
+id, their jobs, builds, files, pages.
 """
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Double,
+    Integer,
+    Row,
+    SmallInteger,
+    delete,
+    func,
+    select,
+    text,
+    true,
+    update,
+)
+from sqlalchemy.types import TypeEngine
 
-from piwheels.db.tables import jobs, projects, releases
+from piwheels.db.arrays import among, given, rows_of
+from piwheels.db.tables import jobs
+from piwheels.master.needs import Room
 from piwheels.vocabulary import Priority
 
 LONGEST_WAIT = timedelta(days=1)  #: between two tries of a job, however many strikes it has
+
+_RETURNED: Mapping[str, TypeEngine[Any]] = {
+    "release_id": BigInteger(),
+    "target_id": Integer(),
+    "seconds": Double(),
+    "memory_class": SmallInteger(),
+    "disk_class": SmallInteger(),
+    "time_class": SmallInteger(),
+}
+
+NO_LEASE: Mapping[str, None] = {
+    "lease_slave_id": None,
+    "lease_token": None,
+    "lease_started": None,
+    "lease_expires": None,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +57,25 @@ class LeasedJob:
 
     release_id: int
     target_id: int
-    slave_id: int
+    slave_id: int | None  #: None: it waits in dispatch's hands
     token: UUID
     started: datetime
     strikes: int
     cancelled: bool
+    need: Room
+    known: Room  #: what its project was known to need
+    project_id: int
     project: str  #: canonical name
+    recorded: int | None  #: the build that has its token: somebody put the job back by hand
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """A job that goes back to the queue as a retry."""
+
+    job: LeasedJob
+    wait: timedelta
+    need: Room
 
 
 def token_or_none(text: str | None) -> UUID | None:
@@ -39,63 +86,90 @@ def token_or_none(text: str | None) -> UUID | None:
 
 
 def lock_leased(conn: Connection, token: UUID) -> LeasedJob | None:
-    """The job leased under this token, locked together with its release; None when no job is.
+    """The job leased under this token, locked together with its release; None when no job is."""
+    return lock_all_leased(conn, [token]).get(token)
 
-    The release's lock makes planners of the same release take turns: each sees what the one before it committed.
+
+def lock_all_leased(conn: Connection, tokens: Collection[UUID]) -> dict[UUID, LeasedJob]:
+    """The jobs leased under these tokens, locked together with their releases.
+
+    A release's lock makes planners of the same release take turns: each sees what the one before it committed.
     """
-    release = select(jobs.c.release_id).where(jobs.c.lease_token == token)
-    release_id = conn.execute(release).scalar_one_or_none()
-    if release_id is None:
-        return None
-    conn.execute(select(releases.c.id).where(releases.c.id == release_id).with_for_update(key_share=True))
-    row = conn.execute(
-        select(jobs, projects.c.name)
-        .join(releases, releases.c.id == jobs.c.release_id)
-        .join(projects, projects.c.id == releases.c.project_id)
-        .where(jobs.c.lease_token == token)
-        .with_for_update(of=jobs)
-    ).one_or_none()
-    if row is None:
-        return None
-    return LeasedJob(
-        release_id=row.release_id,
-        target_id=row.target_id,
-        slave_id=row.lease_slave_id,
-        token=row.lease_token,
-        started=row.lease_started,
-        strikes=row.strikes,
-        cancelled=row.cancelled,
-        project=row.name,
+    if not tokens:
+        return {}
+    return {row.lease_token: _leased(row) for row in conn.execute(_LOCK, {"tokens": list(tokens)})}
+
+
+# Rows are locked one after the other, a release before its job, after they were sorted.
+_LOCK = text("""
+    SELECT j.release_id, j.target_id, j.lease_slave_id, j.lease_token, j.lease_started, j.strikes, j.cancelled,
+        j.memory_class, j.disk_class, j.time_class, p.id AS project_id, p.name,
+        coalesce(n.memory_class, 0) AS known_memory, coalesce(n.disk_class, 0) AS known_disk,
+        coalesce(n.time_class, 0) AS known_time, (SELECT b.id FROM builds b WHERE b.token = j.lease_token) AS recorded
+    FROM jobs j JOIN releases r ON r.id = j.release_id JOIN projects p ON p.id = r.project_id
+        LEFT JOIN needs n ON n.project_id = p.id AND n.target_id = j.target_id
+    WHERE j.lease_token = ANY(CAST(:tokens AS uuid[]))
+    ORDER BY j.release_id, j.target_id
+    FOR NO KEY UPDATE OF r FOR UPDATE OF j
+""")
+
+
+def lock_jobs(conn: Connection, tokens: Collection[UUID]) -> None:
+    """Lock the jobs leased under these tokens, without their releases; in the order in which everybody does."""
+    mine = select(jobs.c.release_id).where(among(jobs.c.lease_token, tokens))
+    conn.execute(mine.order_by(jobs.c.release_id, jobs.c.target_id).with_for_update())
+
+
+def drop(conn: Connection, done: Sequence[LeasedJob]) -> None:
+    """These jobs are done with."""
+    if done:
+        these = rows_of(jobs, [{"release_id": job.release_id, "target_id": job.target_id} for job in done])
+        mine = (jobs.c.release_id == these.c.release_id, jobs.c.target_id == these.c.target_id)
+        conn.execute(delete(jobs).where(*mine))
+
+
+def give_back(conn: Connection, returns: Sequence[Return]) -> None:
+    """Take the leases away and count a strike; each job is ready again, as a retry, after its wait."""
+    if not returns:
+        return
+    new = given(
+        _RETURNED,
+        [
+            {
+                "release_id": one.job.release_id,
+                "target_id": one.job.target_id,
+                "seconds": one.wait.total_seconds(),
+                "memory_class": one.need.memory,
+                "disk_class": one.need.disk,
+                "time_class": one.need.time,
+            }
+            for one in returns
+        ],
     )
-
-
-def drop(conn: Connection, job: LeasedJob) -> None:
-    """The job is done with."""
-    conn.execute(delete(jobs).where(_is(job)))
-
-
-def give_back(conn: Connection, job: LeasedJob, *, wait: timedelta, more_memory: bool) -> None:
-    """Take the lease away and count a strike; the job is ready again, as a retry, after ``wait``."""
+    classes = {name: new.c[name] for name in ("memory_class", "disk_class", "time_class")}
     conn.execute(
         update(jobs)
-        .where(_is(job))
+        .where(jobs.c.release_id == new.c.release_id, jobs.c.target_id == new.c.target_id)
         .values(
-            lease_slave_id=None,
-            lease_token=None,
-            lease_started=None,
-            lease_expires=None,
+            **NO_LEASE,
+            **classes,
             strikes=jobs.c.strikes + 1,
-            memory_class=jobs.c.memory_class + (1 if more_memory else 0),
             priority=Priority.RETRY.value,
-            ready_at=func.now() + wait,
+            ready_at=func.now() + func.make_interval(0, 0, 0, 0, 0, 0, new.c.seconds),
+            resting=new.c.seconds > 0,
         )
     )
 
 
-def unlease(conn: Connection, token: UUID) -> bool:
-    """Take back a lease that nobody was told of, as if it had never been; whether there was one."""
-    values = {"lease_slave_id": None, "lease_token": None, "lease_started": None, "lease_expires": None}
-    return conn.execute(update(jobs).where(jobs.c.lease_token == token).values(values)).rowcount == 1
+def unlease(conn: Connection, tokens: Collection[UUID]) -> int:
+    """Take back leases as if they had never been; how many there were."""
+    return conn.execute(update(jobs).where(among(jobs.c.lease_token, tokens)).values(NO_LEASE)).rowcount
+
+
+def rest(conn: Connection, release_id: int, wait: timedelta) -> None:
+    """Let the jobs of a release that nobody has rest for a while."""
+    waiting = update(jobs).where(jobs.c.release_id == release_id, jobs.c.lease_token.is_(None))
+    conn.execute(waiting.values(ready_at=func.now() + wait, resting=true()))
 
 
 def back_off(retry_after: timedelta, strikes: int) -> timedelta:
@@ -104,5 +178,18 @@ def back_off(retry_after: timedelta, strikes: int) -> timedelta:
     return min(retry_after * factor, LONGEST_WAIT)
 
 
-def _is(job: LeasedJob) -> ColumnElement[bool]:
-    return and_(jobs.c.release_id == job.release_id, jobs.c.target_id == job.target_id)
+def _leased(row: Row[Any]) -> LeasedJob:
+    return LeasedJob(
+        release_id=row.release_id,
+        target_id=row.target_id,
+        slave_id=row.lease_slave_id,
+        token=row.lease_token,
+        started=row.lease_started,
+        strikes=row.strikes,
+        cancelled=row.cancelled,
+        need=Room(row.memory_class, row.disk_class, row.time_class),
+        known=Room(row.known_memory, row.known_disk, row.known_time),
+        project_id=row.project_id,
+        project=row.name,
+        recorded=row.recorded,
+    )

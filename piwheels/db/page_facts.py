@@ -11,6 +11,7 @@ from datetime import date, timedelta
 
 from sqlalchemy import Connection, Row, func, select
 
+from piwheels.db import recipes
 from piwheels.db import targets as target_rows
 from piwheels.db.tables import (
     builds,
@@ -44,7 +45,7 @@ def load_project(conn: Connection, name: str, *, today: date) -> ProjectFacts | 
         summary=project.summary,
         status=project.status,
         status_reason=project.status_reason,
-        skip_reason=project.skip_reason,
+        skip_reason=project.skip_reason or recipes.effective(conn, [name])[name].skip or "",
         serial=project.serial,
         aliases=tuple(sorted(aliases)),
         releases=_releases(conn, project.id),

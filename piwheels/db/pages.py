@@ -180,6 +180,14 @@ def note_rendered_with(conn: Connection, look: str) -> None:
     mark_stale(conn, PageKind.HOME, "", "new look")
 
 
+def forget_look(conn: Connection) -> str:
+    """Something has changed that all pages show: have the next publish role to start mark them, unless somebody does
+    before. Returns the fingerprint that was noted, for :func:`note_rendered_with` to note again once that is done."""
+    look = rendered_with(conn)
+    conn.execute(delete(switches).where(switches.c.name == _LOOK))
+    return look
+
+
 def mark_published(conn: Connection, *, after: str) -> list[str]:
     """Mark the next batch of projects that have pages, by name after ``after``; their names, none at the end."""
     names = conn.scalars(

@@ -1,304 +1,227 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""From rows to the planner's facts, and from its plan to rows of ``jobs``. What is decided is master/planner's.
+"""Planning as rows change: jobs made what they should be, for given releases and for all. What is decided is
+master/planner's, by way of master/bulk; why, for people, is told by db/why.
 
-Planners of one release take turns: they lock its row first, so that each sees what the one before it committed. Every
-query here is about given releases (or one project's), however many there are in the farm.
+Planners of one release take turns: they lock its row first, and read which targets there are after that, so that each
+sees what the one before it committed. No statement here looks at more than it is about, whatever there is.
 """
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, delete, func, literal, or_, select, update
+from sqlalchemy import Connection, func, select, text, update
+from sqlalchemy import Row as Result
 from sqlalchemy.dialects.postgresql import insert
 
+from piwheels.db import plan_rows, recipes, release_facts
 from piwheels.db import targets as target_rows
-from piwheels.db import wake
-from piwheels.db.arrays import among, insert_rows, rows_of
-from piwheels.db.tables import builds, download_days, feeds, files, jobs, projects, releases, upstream_files
-from piwheels.master.planner import (
-    Attempt,
-    OwnWheel,
-    Plan,
-    Policy,
-    ReleaseFacts,
-    UpstreamWheel,
-    Verdict,
-    plan,
-)
+from piwheels.db.plan_rows import Difference, Position
+from piwheels.db.tables import planning, releases
+from piwheels.master.bulk import Bulk, Found, Row, bulk_of
+from piwheels.master.planner import Policy, Verdict, plan
 from piwheels.master.targets import Target
-from piwheels.vocabulary import UpstreamKind
 
-FRESH = timedelta(days=7)  #: a release younger than this is new: its jobs come first
-POPULARITY = 30  #: days whose downloads order jobs
-BATCH = 200  #: releases that catch_up plans in one transaction
-
-_CAUGHT_UP = "planner"  #: the row of ``feeds`` that says how far catch_up is, and for which targets
+BATCH = 2000  #: releases that catch_up plans in one transaction; some 100 ms
+PATIENCE = timedelta(seconds=60)  #: for transactions that may plan for earlier targets; none of ours lasts that long
+PAUSE = 0.05  #: seconds between two looks whether they have ended
 
 
-def replan_release(conn: Connection, release_id: int, *, policy: Policy | None = None) -> Plan:
+def replan_release(conn: Connection, release_id: int, *, policy: Policy | None = None) -> None:
     """Make the jobs of a release what they should be, in the transaction that changed one of its facts."""
-    return replan(conn, [release_id], policy=policy).get(release_id, Plan(()))
+    replan(conn, [release_id], policy=policy)
 
 
-def replan(conn: Connection, release_ids: Sequence[int], *, policy: Policy | None = None) -> dict[int, Plan]:
-    """As :func:`replan_release`, for several releases, by id; those that do not exist are left out."""
-    ids = sorted(set(release_ids))
-    mine = select(releases.c.id, releases.c.wanted).where(among(releases.c.id, ids)).order_by(releases.c.id)
-    rows = conn.execute(mine.with_for_update(key_share=True)).all()
-    enabled = target_rows.enabled(conn)
-    facts = load(conn, [row.id for row in rows if row.wanted])
-    # What is not wanted has no jobs, whatever else is true of it; most releases of most projects are such.
-    plans = {row.id: Plan(()) for row in rows} | {
-        id_: plan(one, enabled, policy or Policy()) for id_, one in facts.items()
-    }
-    _reconcile(conn, plans)
-    return plans
+def replan(conn: Connection, release_ids: Collection[int], *, policy: Policy | None = None) -> None:
+    """As :func:`replan_release`, for several releases; those that do not exist are left out."""
+    if release_ids:
+        _replan(conn, set(release_ids), policy or Policy(), hints=None)
 
 
 def verdicts(conn: Connection, project_id: int, *, policy: Policy | None = None) -> dict[int, dict[str, Verdict]]:
     """What is decided about every release of a project: release id → name of each enabled target, oldest first →
     verdict. For pages; changes nothing."""
     ids = conn.execute(select(releases.c.id).where(releases.c.project_id == project_id)).scalars().all()
-    enabled = target_rows.enabled(conn)
-    plans = {id_: plan(one, enabled, policy or Policy()) for id_, one in load(conn, ids).items()}
+    targets = target_rows.every(conn)
+    plans = {id_: plan(one, targets, policy or Policy()) for id_, one in release_facts.load(conn, ids).items()}
     return {id_: {verdict.target.name: verdict for verdict in one.verdicts} for id_, one in plans.items()}
 
 
-# Rows → facts
+# Given releases
 
 
-def load(conn: Connection, release_ids: Sequence[int]) -> dict[int, ReleaseFacts]:
-    """The planner's facts of these releases, in a handful of queries, by id."""
-    ids = list(release_ids)
-    heads = conn.execute(_heads().where(among(releases.c.id, ids))).all() if ids else []
-    previous = _previous(conn, {head.project_id for head in heads}, ids)
-    wheels, sdists = _upstream(conn, ids)
-    own = _own_wheels(conn, [*ids, *previous.values()])
-    before = _wheel_names(conn, set(previous.values()) - set(ids))
-    attempts, leased = _attempts(conn, ids), _leased(conn, ids)
-
-    def names(release_id: int | None) -> tuple[str, ...]:
-        if release_id is None:
-            return ()
-        theirs = before.get(release_id) or tuple(wheel.filename for wheel in wheels.get(release_id, ()))
-        return (*theirs, *(wheel.filename for wheel in own.get(release_id, ())))
-
-    return {
-        head.id: ReleaseFacts(
-            project=head.name,
-            version=head.version,
-            has_sdist=head.id in sdists,
-            wanted=head.wanted,
-            skip_reason=head.project_skip_reason or head.skip_reason,
-            status=head.status,
-            yanked=head.yanked,
-            yanked_reason=head.yanked_reason,
-            requires_python=head.requires_python,
-            upstream=tuple(wheels.get(head.id, ())),
-            wheels=tuple(own.get(head.id, ())),
-            attempts=tuple(attempts.get(head.id, ())),
-            previous=names(previous.get(head.id)),
-            leased=frozenset(leased.get(head.id, ())),
-            fresh=head.fresh,
-        )
-        for head in heads
-    }
+def _replan(conn: Connection, ids: Collection[int], policy: Policy, *, hints: Mapping[int, bool] | None) -> int:
+    """How many releases had other jobs than they should. ``hints``: whether the release before each is known to have
+    native code; without them that is looked up where it matters."""
+    plan_rows.lock(conn, ids)
+    bulk = bulk_of(tuple(target_rows.every(conn)), policy)
+    rows = plan_rows.of(conn, ids)
+    found = _look(conn, bulk, rows)
+    if hints is None:
+        hints = _hints(conn, bulk, found)
+    difference = Difference()
+    for row in rows:
+        difference.add(row, bulk.jobs(found[row.id].situation, before=hints.get(row.id, False)))
+    plan_rows.carry_out(conn, difference)
+    return len(difference.release_ids)
 
 
-def _heads() -> Select[Any]:
-    return select(
-        releases,
-        (releases.c.released > func.now() - FRESH).label("fresh"),
-        projects.c.name,
-        projects.c.status,
-        projects.c.skip_reason.label("project_skip_reason"),
-    ).join(projects, projects.c.id == releases.c.project_id)
+def _look(conn: Connection, bulk: Bulk, rows: Sequence[Row]) -> dict[int, Found]:
+    said = recipes.effective(conn, {row.project for row in rows})
+    return {row.id: bulk.look(row, said[row.project]) for row in rows}
 
 
-def _previous(conn: Connection, project_ids: set[int], ids: Sequence[int]) -> dict[int, int]:
-    """Release → the one before it, by version."""
-    before = func.lag(releases.c.id).over(
-        partition_by=releases.c.project_id, order_by=(releases.c.sort_key, releases.c.id)
-    )
-    ordered = select(releases.c.id, before.label("before")).where(among(releases.c.project_id, project_ids)).subquery()
-    rows = conn.execute(select(ordered).where(among(ordered.c.id, ids), ordered.c.before.is_not(None)))
-    return {row.id: row.before for row in rows}
+def _hints(conn: Connection, bulk: Bulk, found: Mapping[int, Found]) -> dict[int, bool]:
+    """Whether the release before has native code, for those of which it decides anything."""
+    before = plan_rows.before(conn, [id_ for id_, one in found.items() if bulk.depends(one.situation)])
+    others = plan_rows.of(conn, set(before.values()) - found.keys())
+    native = {row.id: bulk.look(row).native for row in others}
+    native |= {id_: one.native for id_, one in found.items()}
+    return {id_: native.get(older, False) for id_, older in before.items()}
 
 
-def _upstream(conn: Connection, ids: Sequence[int]) -> tuple[dict[int, list[UpstreamWheel]], set[int]]:
-    """PyPI's wheels by release, and the releases with an sdist that can be fetched and verified."""
-    usable = and_(
-        upstream_files.c.kind == UpstreamKind.SDIST,
-        upstream_files.c.url.is_not(None),
-        upstream_files.c.sha256.is_not(None),
-    )
-    query = (
-        select(upstream_files)
-        .where(among(upstream_files.c.release_id, ids), or_(upstream_files.c.kind == UpstreamKind.WHEEL, usable))
-        .order_by(upstream_files.c.filename)
-    )
-    wheels: dict[int, list[UpstreamWheel]] = defaultdict(list)
-    sdists = set()
-    for row in conn.execute(query):
-        if row.kind is UpstreamKind.SDIST:
-            sdists.add(row.release_id)
-        else:
-            wheels[row.release_id].append(UpstreamWheel(row.filename, row.requires_python, row.yanked))
-    return wheels, sdists
+# All of them, when what is built for has changed
 
 
-def _wheel_names(conn: Connection, ids: set[int]) -> dict[int, tuple[str, ...]]:
-    query = select(upstream_files.c.release_id, upstream_files.c.filename).where(
-        among(upstream_files.c.release_id, ids), upstream_files.c.kind == UpstreamKind.WHEEL
-    )
-    found: dict[int, list[str]] = defaultdict(list)
-    for row in conn.execute(query):
-        found[row.release_id].append(row.filename)
-    return {id_: tuple(names) for id_, names in found.items()}
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one call of :func:`catch_up` came to."""
 
-
-def _own_wheels(conn: Connection, ids: Sequence[int]) -> dict[int, list[OwnWheel]]:
-    query = (
-        select(builds.c.release_id, builds.c.target_id, files.c.filename, files.c.requires_python, files.c.yanked)
-        .join(files, files.c.build_id == builds.c.id)
-        .where(among(builds.c.release_id, ids))
-        .order_by(files.c.id)
-    )
-    found: dict[int, list[OwnWheel]] = defaultdict(list)
-    for row in conn.execute(query):
-        found[row.release_id].append(OwnWheel(row.filename, row.target_id, row.requires_python, row.yanked))
-    return found
-
-
-def _attempts(conn: Connection, ids: Sequence[int]) -> dict[int, list[Attempt]]:
-    query = (
-        select(builds.c.release_id, builds.c.target_id, builds.c.outcome, builds.c.reason)
-        .where(among(builds.c.release_id, ids), ~builds.c.superseded)
-        .order_by(builds.c.id)
-    )
-    found: dict[int, list[Attempt]] = defaultdict(list)
-    for row in conn.execute(query):
-        found[row.release_id].append(Attempt(row.target_id, row.outcome, row.reason))
-    return found
-
-
-def _leased(conn: Connection, ids: Sequence[int]) -> dict[int, set[int]]:
-    """The targets for which a release is being built, unless the builder is to stop."""
-    query = select(jobs.c.release_id, jobs.c.target_id).where(
-        among(jobs.c.release_id, ids), jobs.c.lease_token.is_not(None), ~jobs.c.cancelled
-    )
-    found: dict[int, set[int]] = defaultdict(set)
-    for row in conn.execute(query):
-        found[row.release_id].add(row.target_id)
-    return found
-
-
-# Plan → rows
-
-
-def _reconcile(conn: Connection, plans: Mapping[int, Plan]) -> None:
-    """Insert missing jobs, delete those nobody works on, and tell builders to stop the rest."""
-    wanted = {(id_, verdict.target.id): verdict for id_, one in plans.items() for verdict in one.jobs}
-    query = select(jobs.c.release_id, jobs.c.target_id, jobs.c.priority).where(among(jobs.c.release_id, plans))
-    there = {(row.release_id, row.target_id): row.priority for row in conn.execute(query)}
-    if surplus := [key for key in there if key not in wanted]:
-        _withdraw(conn, surplus)
-    if missing := {key: verdict for key, verdict in wanted.items() if key not in there}:
-        _insert(conn, missing)
-    for (release_id, target_id), priority in there.items():  # one that is there keeps its priority, unless for a better
-        verdict = wanted.get((release_id, target_id))
-        if verdict is not None and verdict.priority is not None and verdict.priority < priority:
-            job = and_(jobs.c.release_id == release_id, jobs.c.target_id == target_id)
-            conn.execute(update(jobs).where(job).values(priority=verdict.priority.value))
-
-
-def _withdraw(conn: Connection, keys: Sequence[tuple[int, int]]) -> None:
-    given = rows_of(
-        jobs, [{"release_id": release_id, "target_id": target_id} for release_id, target_id in sorted(keys)]
-    )
-    these = (jobs.c.release_id == given.c.release_id, jobs.c.target_id == given.c.target_id)
-    conn.execute(delete(jobs).where(*these, jobs.c.lease_token.is_(None)))
-    stop = update(jobs).where(*these, jobs.c.lease_token.is_not(None), ~jobs.c.cancelled).values(cancelled=True)
-    if conn.execute(stop).rowcount:
-        wake.notify(conn, wake.CONTROL)
-
-
-def _insert(conn: Connection, missing: Mapping[tuple[int, int | None], Verdict]) -> None:
-    heads = {row.id: row for row in conn.execute(_popularity({release_id for release_id, _ in missing}))}
-    rows = [
-        {
-            "release_id": release_id,
-            "target_id": target_id,
-            "priority": int(verdict.priority or 0),
-            "released": heads[release_id].released,
-            "downloads": int(heads[release_id].downloads),
-        }
-        for (release_id, target_id), verdict in missing.items()
-    ]
-    conn.execute(insert_rows(jobs, rows).on_conflict_do_nothing())
-    wake.notify(conn, wake.JOBS)
-
-
-def _popularity(release_ids: set[int]) -> Select[Any]:
-    downloads = (
-        select(func.coalesce(func.sum(download_days.c.count), 0))
-        .where(
-            download_days.c.project_id == releases.c.project_id,
-            download_days.c.day > func.current_date() - literal(POPULARITY),
-        )
-        .scalar_subquery()
-    )
-    return select(releases.c.id, releases.c.released, downloads.label("downloads")).where(
-        among(releases.c.id, release_ids)
-    )
-
-
-# Planning everything again, when what is built for has changed
+    planned: int  #: releases
+    finished: bool  #: nothing is left to plan
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far :func:`catch_up` is."""
+    """How far planning of all releases is, for the targets and the policy that hold now."""
 
-    planned: int  #: releases in this batch
-    finished: bool  #: nothing is left to plan
+    planned: int  #: releases so far
+    total: int  #: that there were when it began, about; never less than ``planned``
+    changed: int  #: releases whose jobs were made, withdrawn or moved up
+    rate: float  #: releases a second
+    started: datetime
+    finished: datetime | None
+
+    @property
+    def share(self) -> float:
+        """0 to 1"""
+        return 1.0 if self.finished or not self.total else self.planned / self.total
 
 
-def catch_up(conn: Connection, *, policy: Policy | None = None, batch: int = BATCH) -> Progress:
-    """Plan the next batch of releases when the enabled targets (or the policy) are not those that all were planned for.
+def progress(conn: Connection) -> Progress | None:
+    """How far :func:`catch_up` is; None: it never ran. One small query, for whoever wants to show it."""
+    row = conn.execute(select(planning)).one_or_none()
+    if row is None:
+        return None
+    rate = row.planned / row.seconds if row.seconds else 0.0
+    return Progress(row.planned, max(row.total, row.planned), row.changed, rate, row.started_at, row.finished_at)
 
-    Call it again until it has finished; where it is, is in the database. Costs one small query when nothing changed.
+
+def catch_up(conn: Connection, *, policy: Policy | None = None, batch: int = BATCH) -> Step:
+    """Plan the next releases when the enabled targets (or the policy) are not those that all were planned for.
+
+    Call it again until it has finished; where it is, is in the database. Costs two small queries when nothing changed.
+    Releases that have the jobs they should are not locked; those that are touched are few, and locked for one batch.
     """
-    mark = _fingerprint(target_rows.enabled(conn), policy or Policy())
-    row = conn.execute(select(feeds).where(feeds.c.name == _CAUGHT_UP).with_for_update()).one_or_none()
-    if row is not None and row.detail == f"{mark} finished":
-        return Progress(planned=0, finished=True)
-    after = row.serial if row is not None and row.detail == mark else 0
-    ids = conn.execute(
-        select(releases.c.id).where(releases.c.id > after).order_by(releases.c.id).limit(batch)
-    ).scalars()
-    found = list(ids)
-    replan(conn, found, policy=policy)
-    finished = len(found) < batch
-    stand = {
-        "serial": found[-1] if found else after,
-        "detail": f"{mark} finished" if finished else mark,
-        "updated_at": func.now(),
+    policy = policy or Policy()
+    targets = target_rows.every(conn)
+    mark = _mark(targets, policy)
+    row = conn.execute(select(planning).where(planning.c.mark == mark)).one_or_none()
+    if row is not None and row.finished_at is not None:
+        return Step(planned=0, finished=True)
+    row = conn.execute(select(planning).with_for_update()).one_or_none()
+    if row is None or row.mark != mark:
+        row = _begin(conn, mark)
+    if not _is_safe(conn, row):
+        return Step(planned=0, finished=False)
+    return _next_batch(conn, bulk_of(tuple(targets), policy), row, policy, batch)
+
+
+def _begin(conn: Connection, mark: str) -> Result[Any]:
+    values = {
+        "mark": mark,
+        "total": _ABOUT,
+        "since": _OURS,
+        "started_at": func.now(),
+        "finished_at": None,
+        "sort_key": b"",
+        **dict.fromkeys(("project_id", "release_id", "planned", "seconds", "changed"), 0),
     }
+    row = insert(planning).values(values).on_conflict_do_update(index_elements=[planning.c.only_row], set_=values)
+    return conn.execute(row.returning(planning)).one()
+
+
+_ABOUT = text("(SELECT CAST(greatest(reltuples, 0) AS bigint) FROM pg_class WHERE oid = CAST('releases' AS regclass))")
+_OURS = text("CAST(CAST(pg_current_xact_id() AS text) AS bigint)")
+_OLDEST = text("SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)")
+
+
+def _is_safe(conn: Connection, row: Result[Any]) -> bool:
+    """Whether every transaction has ended that may have read which targets there were before; else wait a little.
+
+    Such a one has locked a release, so it has a number, and one below that of the transaction that noticed the change.
+    Without this, a release that it plans, unseen by us as it has not committed, would never get jobs for a new target.
+    """
+    if conn.execute(_OLDEST).scalar_one() >= row.since:
+        return True
+    if conn.execute(select(func.now() - row.started_at)).scalar_one() > PATIENCE:
+        return True
+    conn.execute(select(func.pg_sleep(PAUSE)))
+    return False
+
+
+def _next_batch(conn: Connection, bulk: Bulk, stand: Result[Any], policy: Policy, batch: int) -> Step:
+    position = Position(stand.project_id, stand.sort_key, stand.release_id)
+    rows = plan_rows.beginning_at(conn, position, batch + 1)
+    found = _look(conn, bulk, rows)
+    hints = {two.id: found[one.id].native for one, two in pairwise(rows) if one.project_id == two.project_id}
+    finished = len(rows) <= batch
+    if rows and rows[0].id == position.release_id:
+        rows = rows[1:]
+    else:  # nothing was planned yet, or what was planned last is gone
+        rows = rows[:batch]
+        hints |= _hints(conn, bulk, {row.id: found[row.id] for row in rows[:1]})
+    changed = _replan_different(conn, bulk, rows, found, hints, policy)
+    last = Position.of(rows[-1]) if rows else position
     conn.execute(
-        insert(feeds).values(name=_CAUGHT_UP, **stand).on_conflict_do_update(index_elements=[feeds.c.name], set_=stand)
+        update(planning).values(
+            project_id=last.project_id,
+            sort_key=last.sort_key,
+            release_id=last.release_id,
+            planned=planning.c.planned + len(rows),
+            changed=planning.c.changed + changed,
+            seconds=planning.c.seconds + func.extract("epoch", func.clock_timestamp() - func.now()),
+            updated_at=func.now(),
+            finished_at=func.clock_timestamp() if finished else None,
+        )
     )
-    return Progress(planned=len(found), finished=finished)
+    return Step(planned=len(rows), finished=finished)
 
 
-def _fingerprint(targets: Sequence[Target], policy: Policy) -> str:
+def _replan_different(
+    conn: Connection,
+    bulk: Bulk,
+    rows: Sequence[Row],
+    found: Mapping[int, Found],
+    hints: Mapping[int, bool],
+    policy: Policy,
+) -> int:
+    """Most have the jobs they should. The others are locked and looked at again: somebody may have planned them
+    meanwhile."""
+    difference = Difference()
+    for row in rows:
+        difference.add(row, bulk.jobs(found[row.id].situation, before=hints.get(row.id, False)))
+    return _replan(conn, difference.release_ids, policy, hints=hints) if difference else 0
+
+
+def _mark(targets: Sequence[Target], policy: Policy) -> str:
     """Changes whenever a plan might, though no release did."""
     parts = [
-        (t.id, t.python_version, t.abi, t.platforms, t.distribution, t.rank)
+        (t.id, t.name, t.python_version, t.abi, t.platforms, t.distribution, t.rank)
         for t in sorted(targets, key=lambda target: target.id or 0)
+        if t.enabled
     ]
     return hashlib.sha256(repr((parts, policy)).encode()).hexdigest()[:32]

@@ -1,43 +1,43 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The queue of jobs: leasing one, keeping leases alive, ending them. What an ended attempt entails is db/builds.
+"""The queue of jobs: leasing them, keeping leases alive, ending them. What an ended attempt entails is db/builds.
 
-Each function belongs into one transaction of its caller and is harmless to repeat, but for ``claim``: if its commit's
+Each function belongs into one transaction of its caller and is harmless to repeat, but for claims: if a commit's
 confirmation is lost, the lease it made is returned when the slave registers again or when it expires.
+
+Waiting jobs are in three places: ready ones in the index ``jobs_claim``, in the order in which they are handed out;
+resting ones outside it until :func:`wake`; leased ones. A lease without a slave is dispatch's own: the job is taken
+ahead, for whoever asks next (:func:`assign`). The statement that claims is db/claims'.
 """
 
 import logging
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, select, update
-from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy import Connection, Integer, Uuid, and_, func, or_, select, text, update
+from sqlalchemy.types import TypeEngine
 
-from piwheels.db import builds
+from piwheels.db import builds, recipes
 from piwheels.db import jobs as rows
-from piwheels.db.builds import Attempt, RetryPolicy
+from piwheels.db.arrays import among, given
+from piwheels.db.build_rows import Attempt, elapsed
+from piwheels.db.builds import RetryPolicy
+from piwheels.db.claims import Terms, claimed, lease_of, leased
 from piwheels.db.planning import replan_release
-from piwheels.db.tables import jobs, projects, releases, slaves, switches, targets, upstream_files
+from piwheels.db.tables import jobs, slaves, switches, targets
+from piwheels.master.needs import ANY, Room
 from piwheels.master.session import Lease
-from piwheels.vocabulary import FailureReason, Outcome, SlaveWish, UpstreamKind
-from piwheels.wire.messages import Order
+from piwheels.vocabulary import FailureReason, Outcome, SlaveWish
 
 logger = logging.getLogger(__name__)
 
-MAX_UNUSABLE = 10  #: jobs without an sdist that one claim puts aside before it gives up for now
+MAX_UNUSABLE = 10  #: times that a claim puts jobs without an sdist aside before it gives up for now
 PUT_ASIDE = timedelta(hours=1)  #: how long a job rests whose sdist the planner believes in and we cannot find
 SWEEP = 100  #: expired leases ended in one transaction
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """On what terms jobs are handed out."""
-
-    lease: timedelta
-    build_timeout: timedelta
-    memory_limit: int  #: bytes; 0: what the builder allows
+WOKEN = 1000  #: jobs woken in one transaction
+AHEAD = timedelta(seconds=60)  #: how long a job stays taken ahead unless it is renewed
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +62,92 @@ def standing(conn: Connection, slave_id: int) -> Standing | None:
     return None if row is None else Standing(row.enabled, row.wish, bool(row.paused), row.target_id)
 
 
-def claim(conn: Connection, *, slave_id: int, target_id: int, terms: Terms) -> Lease | None:
-    """Lease the first job of a target to a slave; None when there is nothing to do."""
+def clock(conn: Connection) -> float:
+    """The database's clock, in seconds since 1970."""
+    return float(conn.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one())
+
+
+def fit(conn: Connection) -> dict[int, int]:
+    """Who may be given jobs, and of which target: slave id -> target id. Nobody while the farm is paused."""
+    paused = select(switches.c.name).where(switches.c.name == "paused", switches.c.value == "1").exists()
+    mine = and_(targets.c.id == slaves.c.target_id, targets.c.enabled)
+    query = select(slaves.c.id, targets.c.id.label("target_id")).join_from(slaves, targets, mine)
+    rows = conn.execute(query.where(slaves.c.enabled, slaves.c.wish == SlaveWish.RUN, ~paused))
+    return {row.id: row.target_id for row in rows}
+
+
+def claim(
+    conn: Connection,
+    *,
+    slave_id: int,
+    target_id: int,
+    terms: Terms,
+    policy: RetryPolicy | None = None,
+    room: Room = ANY,
+) -> Lease | None:
+    """Lease the first job of a target that a slave with this room can take; None when there is nothing to do."""
+    found = claim_many(conn, target_id=target_id, terms=terms, limit=1, policy=policy, room=room, slave_id=slave_id)
+    return found[0] if found else None
+
+
+def claim_many(
+    conn: Connection,
+    *,
+    target_id: int,
+    terms: Terms,
+    limit: int,
+    slave_id: int | None = None,
+    room: Room = ANY,
+    policy: RetryPolicy | None = None,
+) -> list[Lease]:
+    """Lease the first jobs of a target that need no more than this room, in order; fewer when there are fewer. The
+    first is the slave's, if one is named; the others are taken ahead, and are nobody's until :func:`assign`."""
+    found: list[Lease] = []
+    woken = False
     for _ in range(MAX_UNUSABLE):
-        leased = conn.execute(_lease_first(slave_id, target_id, terms)).one_or_none()
-        if leased is None:
-            return None
-        lease = _lease(conn, leased.lease_token, terms)
-        if lease is not None:
-            return lease
-        _put_aside(conn, leased.lease_token, leased.release_id)
-    return None
+        taken = claimed(conn, target_id=target_id, room=room, limit=limit - len(found), terms=terms, ahead=AHEAD)
+        said = recipes.effective(conn, {row.name for row in taken}) if taken else {}
+        leases = [(row, lease_of(row, terms, said[row.name])) for row in taken]
+        found += [lease for _, lease in leases if lease is not None]
+        for row, lease in leases:
+            if lease is None:
+                _put_aside(conn, row.lease_token, row.release_id, policy)
+        if len(found) >= limit or (len(taken) < limit and woken):
+            break
+        if len(taken) < limit:
+            woken = True
+            if not wake(conn, target_id=target_id):
+                break
+    if found and slave_id is not None:
+        assign(conn, {found[0].token: slave_id}, lease=terms.lease)
+    return found
+
+
+def assign(conn: Connection, holders: Mapping[str, int], *, lease: timedelta) -> frozenset[str]:
+    """Make jobs that were taken ahead the builds of these slaves, by token; returns the tokens that hold."""
+    wanted = {u: slave_id for token, slave_id in holders.items() if (u := rows.token_or_none(token)) is not None}
+    if not wanted:
+        return frozenset()
+    rows.lock_jobs(conn, wanted)
+    new = given(_HOLDERS, [{"token": token.hex, "slave_id": slave_id} for token, slave_id in wanted.items()])
+    free = or_(jobs.c.lease_slave_id.is_(None), jobs.c.lease_slave_id == new.c.slave_id)
+    times = {"lease_started": func.now(), "lease_expires": func.now() + lease}
+    statement = update(jobs).where(jobs.c.lease_token == new.c.token, free, ~jobs.c.cancelled)
+    held = conn.execute(statement.values(lease_slave_id=new.c.slave_id, **times).returning(jobs.c.lease_token))
+    return frozenset(token.hex for token in held.scalars())
+
+
+_HOLDERS: Mapping[str, TypeEngine[Any]] = {"token": Uuid(), "slave_id": Integer()}
 
 
 def lease_by_token(conn: Connection, token: str, *, slave_id: int, terms: Terms) -> Lease | None:
-    """The live lease of this slave under this token, for a slave that resumes; None when it does not hold any more."""
+    """The live lease under this token, for a slave that resumes; None when it does not hold any more. One that nobody
+    has yet becomes this slave's: only dispatch can have told it the token, and was killed before it could say so."""
     uuid_ = rows.token_or_none(token)
-    if uuid_ is None:
+    if uuid_ is None or not assign(conn, {token: slave_id}, lease=terms.lease):
         return None
-    held = select(jobs.c.cancelled).where(jobs.c.lease_token == uuid_, jobs.c.lease_slave_id == slave_id)
-    if conn.execute(held).scalar_one_or_none() is not False:
-        return None
-    return _lease(conn, uuid_, terms)
+    row = leased(conn, uuid_)
+    return None if row is None else lease_of(row, terms, recipes.effective(conn, {row.name})[row.name])
 
 
 def renew(conn: Connection, tokens: Collection[str], *, lease: timedelta) -> frozenset[str]:
@@ -91,9 +155,10 @@ def renew(conn: Connection, tokens: Collection[str], *, lease: timedelta) -> fro
     wanted = {u for token in tokens if (u := rows.token_or_none(token)) is not None}
     if not wanted:
         return frozenset()
+    rows.lock_jobs(conn, wanted)
     statement = (
         update(jobs)
-        .where(jobs.c.lease_token.in_(sorted(wanted)), ~jobs.c.cancelled)
+        .where(among(jobs.c.lease_token, wanted), ~jobs.c.cancelled)
         .values(lease_expires=func.now() + lease)
         .returning(jobs.c.lease_token)
     )
@@ -101,32 +166,53 @@ def renew(conn: Connection, tokens: Collection[str], *, lease: timedelta) -> fro
 
 
 def prolong_all(conn: Connection, *, lease: timedelta) -> int:
-    """Give every lease its full time again: the master was away, so that builders were silent is not their fault."""
-    late = update(jobs).where(jobs.c.lease_token.is_not(None), jobs.c.lease_expires < func.now() + lease)
-    return conn.execute(late.values(lease_expires=func.now() + lease)).rowcount
+    """Give every builder's lease its full time again, no more and no less: the master was away, or the clock was set,
+    and that builders were silent is not their fault."""
+    full = func.now() + lease
+    off = or_(jobs.c.lease_expires < full, jobs.c.lease_expires > full)
+    return conn.execute(update(jobs).where(jobs.c.lease_slave_id.is_not(None), off).values(lease_expires=full)).rowcount
+
+
+def wake(conn: Connection, *, target_id: int | None = None) -> int:
+    """Put jobs whose rest is over where claims find them, a bounded number; how many. A rest that would be longer than
+    any is over too: the clock was set back."""
+    facts = {"target": target_id, "longest": rows.LONGEST_WAIT + timedelta(minutes=1), "limit": WOKEN}
+    return sum(conn.execute(statement, facts).rowcount for statement in _WAKE)
+
+
+# By address, since the rows are locked by then and cannot move.
+_WAKE = tuple(
+    text(f"""
+        UPDATE jobs SET resting = false WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM jobs
+            WHERE resting AND lease_token IS NULL AND ready_at {over}
+                AND (CAST(:target AS integer) IS NULL OR target_id = :target)
+            ORDER BY ready_at LIMIT :limit FOR UPDATE SKIP LOCKED
+        ))
+    """)
+    for over in ("<= now()", "> now() + CAST(:longest AS interval)")
+)
 
 
 def cancelled(conn: Connection, tokens: Collection[str]) -> frozenset[str]:
     """Which of these leases were cancelled by the operator or the planner."""
     wanted = [u for token in tokens if (u := rows.token_or_none(token)) is not None]
-    query = select(jobs.c.lease_token).where(jobs.c.lease_token.in_(wanted), jobs.c.cancelled)
+    query = select(jobs.c.lease_token).where(among(jobs.c.lease_token, wanted), jobs.c.cancelled)
     return frozenset(token.hex for token in conn.execute(query).scalars())
 
 
-def end_cancelled(conn: Connection, token: str) -> None:
+def end_cancelled(conn: Connection, token: str, *, policy: RetryPolicy) -> None:
     """End a cancelled lease; the planner says whether there is to be another job."""
     job = rows.lock_leased(conn, uuid.UUID(hex=token))
     if job is not None and job.cancelled:
-        builds.abandon(conn, job)
+        builds.abandon(conn, job, policy=policy)
 
 
-def unclaim(conn: Connection, token: str) -> None:
-    """Take back a lease whose slave was never told of it, or ended in order; no strike."""
-    job = rows.lock_leased(conn, uuid.UUID(hex=token))
-    if job is not None and job.cancelled:
-        builds.abandon(conn, job)
-    elif job is not None:
-        rows.unlease(conn, job.token)
+def unclaim(conn: Connection, *tokens: str, policy: RetryPolicy) -> None:
+    """Take back leases whose slave was never told of them, or ended in order; no strike."""
+    held = rows.lock_all_leased(conn, [uuid.UUID(hex=token) for token in tokens])
+    builds.abandon_all(conn, [job for job in held.values() if job.cancelled], policy=policy)
+    rows.unlease(conn, [job.token for job in held.values() if not job.cancelled])
 
 
 def release(conn: Connection, token: str, reason: FailureReason, why: str, *, policy: RetryPolicy) -> bool:
@@ -136,10 +222,10 @@ def release(conn: Connection, token: str, reason: FailureReason, why: str, *, po
     if job is None:
         return False
     if job.cancelled:
-        builds.abandon(conn, job)
+        builds.abandon(conn, job, policy=policy)
         return True
     now = conn.execute(select(func.now())).scalar_one()
-    attempt = Attempt(Outcome.FAILED, reason, why, builds.elapsed(job.started, now))
+    attempt = Attempt(Outcome.FAILED, reason, why, elapsed(job.started, now))
     builds.end_attempt(conn, job, attempt, policy=policy)
     return True
 
@@ -154,114 +240,36 @@ def release_all_of(
 
 
 def expire(conn: Connection, *, policy: RetryPolicy) -> tuple[str, ...]:
-    """End leases whose time is over, a bounded number of them, as lost; the tokens they had."""
+    """End leases whose time is over, a bounded number of them, as lost; the tokens they had. Jobs that were only taken
+    ahead go back as if they had not been."""
     overdue = (
         select(jobs.c.lease_token)
-        .where(jobs.c.lease_expires <= func.now())
-        .order_by(jobs.c.release_id, jobs.c.target_id)
+        .where(jobs.c.lease_expires <= func.now(), jobs.c.lease_token.is_not(None))
+        .order_by(jobs.c.lease_expires)
         .limit(SWEEP)
     )
     why = "nothing was heard of the builder for longer than the lease lasts"
     tokens = [token.hex for token in conn.execute(overdue).scalars()]
-    return tuple(
-        t for t in tokens if _still_overdue(conn, t) and release(conn, t, FailureReason.LOST, why, policy=policy)
-    )
+    return tuple(t for t in tokens if _end_overdue(conn, t, why, policy))
 
 
-def _still_overdue(conn: Connection, token: str) -> bool:
-    """Lock an overdue lease, unless it was renewed or ended since it was listed, or is being recorded right now."""
+def _end_overdue(conn: Connection, token: str, why: str, policy: RetryPolicy) -> bool:
+    """End an overdue lease, unless it was renewed or ended since it was listed."""
     job = rows.lock_leased(conn, uuid.UUID(hex=token))
     if job is None:
         return False
     query = select(jobs.c.lease_expires <= func.now()).where(jobs.c.lease_token == job.token)
-    return bool(conn.execute(query).scalar_one_or_none())
+    if not conn.execute(query).scalar_one_or_none():
+        return False
+    if job.slave_id is None:
+        unclaim(conn, token, policy=policy)
+        return True
+    return release(conn, token, FailureReason.LOST, why, policy=policy)
 
 
-def _lease_first(slave_id: int, target_id: int, terms: Terms) -> "ReturningUpdate[Any]":
-    """Choose and lease in one statement. The order is the index jobs_claim's, so that it costs the same however long
-    the queue is; SKIP LOCKED so that nobody waits for another's choice."""
-    first = (
-        select(jobs.c.release_id)
-        .where(jobs.c.target_id == target_id, jobs.c.lease_token.is_(None), jobs.c.ready_at <= func.now())
-        .order_by(jobs.c.priority, jobs.c.downloads.desc(), jobs.c.released.desc(), jobs.c.release_id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .cte("first")
-    )
-    return (
-        update(jobs)
-        .where(jobs.c.release_id == first.c.release_id, jobs.c.target_id == target_id)
-        .values(
-            lease_slave_id=slave_id,
-            lease_token=uuid.uuid4(),
-            lease_started=func.now(),
-            lease_expires=func.now() + terms.lease,
-            cancelled=False,
-        )
-        .returning(jobs.c.lease_token, jobs.c.release_id)
-    )
-
-
-def _lease(conn: Connection, token: uuid.UUID, terms: Terms) -> Lease | None:
-    """The lease under this token with all its builder needs; None when its release has no usable sdist."""
-    kind = upstream_files.c.filename
-    sdist = (
-        select(upstream_files)
-        .where(
-            upstream_files.c.release_id == jobs.c.release_id,
-            upstream_files.c.kind == UpstreamKind.SDIST,
-            upstream_files.c.url.is_not(None),
-            upstream_files.c.sha256.is_not(None),
-        )
-        # PEP 625 wants .tar.gz; .zip is what the rest of them are.
-        .order_by(upstream_files.c.yanked, _rank(kind), upstream_files.c.id)
-        .limit(1)
-        .lateral("sdist")
-    )
-    query = (
-        select(
-            jobs, projects.c.name, projects.c.display_name, releases.c.version, targets.c.name.label("target"), sdist
-        )
-        .select_from(jobs)
-        .join(releases, releases.c.id == jobs.c.release_id)
-        .join(projects, projects.c.id == releases.c.project_id)
-        .join(targets, targets.c.id == jobs.c.target_id)
-        .join(sdist, sdist.c.release_id == jobs.c.release_id)
-        .where(jobs.c.lease_token == token)
-    )
-    row = conn.execute(query).one_or_none()
-    return None if row is None else _lease_of(row, terms)
-
-
-def _lease_of(row: Row[Any], terms: Terms) -> Lease:
-    return Lease(
-        token=row.lease_token.hex,
-        release_id=row.release_id,
-        target_id=row.target_id,
-        project=row.name,
-        package=row.display_name,
-        version=row.version,
-        order=Order(
-            token=row.lease_token.hex,
-            target=row.target,
-            sdist_name=row.filename,
-            sdist_url=row.url,
-            sdist_sha256=bytes(row.sha256).hex(),
-            sdist_size=row.size,
-            time_limit=terms.build_timeout,
-            memory_limit=terms.memory_limit * 2 ** min(row.memory_class, 4),
-        ),
-    )
-
-
-def _rank(filename: "ColumnElement[str]") -> "ColumnElement[int]":
-    return case((filename.endswith(".tar.gz"), 0), (filename.endswith(".zip"), 1), else_=2)
-
-
-def _put_aside(conn: Connection, token: uuid.UUID, release_id: int) -> None:
+def _put_aside(conn: Connection, token: uuid.UUID, release_id: int, policy: RetryPolicy | None) -> None:
     """A job without an sdist should not be there: let the planner look again, and come back to it later if it stays."""
-    rows.unlease(conn, token)
-    rest = update(jobs).where(jobs.c.release_id == release_id, jobs.c.lease_token.is_(None))
-    conn.execute(rest.values(ready_at=func.now() + PUT_ASIDE))
-    replan_release(conn, release_id)
+    rows.unlease(conn, [token])
+    rows.rest(conn, release_id, PUT_ASIDE)
+    replan_release(conn, release_id, policy=policy.planning if policy else None)
     logger.warning("release %d has a job but no sdist that can be built; put aside", release_id)

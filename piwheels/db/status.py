@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, FromClause, Select, column, func, select, table
 
-from piwheels.db import planning, roles, targets
+from piwheels.db import release_facts, roles, targets
 from piwheels.db.tables import (
     builds,
     jobs,
@@ -67,8 +67,8 @@ def outstanding(conn: Connection) -> Outstanding:
     )
     parts: list[Select[Any]] = [
         select(watches.c.name).where(watches.c.state == WatchState.PENDING),
-        select(jobs.c.release_id).where(jobs.c.lease_token.is_(None)),
-        select(jobs.c.release_id).where(jobs.c.lease_token.is_not(None)),
+        select(jobs.c.release_id).where(jobs.c.lease_slave_id.is_(None)),
+        select(jobs.c.release_id).where(jobs.c.lease_slave_id.is_not(None)),
         select(pages.c.key),
         undelivered,
     ]
@@ -110,8 +110,8 @@ def verdicts(conn: Connection, *, policy: Policy | None = None) -> list[dict[str
     )
     newest = select(ordered).where(ordered.c.place == 1).order_by(ordered.c.name)
     rows = conn.execute(newest.limit(MAX_NAMES)).all()
-    enabled = targets.enabled(conn)
-    facts = planning.load(conn, [row.id for row in rows])
+    enabled = targets.every(conn)
+    facts = release_facts.load(conn, [row.id for row in rows])
     return [
         {
             "project": row.name,
@@ -169,8 +169,8 @@ def _watches(conn: Connection) -> dict[str, Any]:
 
 
 def _queue(conn: Connection) -> dict[str, int]:
-    waiting = select(jobs.c.release_id).where(jobs.c.lease_token.is_(None))
-    building = select(jobs.c.release_id).where(jobs.c.lease_token.is_not(None))
+    waiting = select(jobs.c.release_id).where(jobs.c.lease_slave_id.is_(None))
+    building = select(jobs.c.release_id).where(jobs.c.lease_slave_id.is_not(None))
     row = conn.execute(select(_at_most(waiting).label("waiting"), _at_most(building).label("building"))).one()
     return {"waiting": row.waiting, "building": row.building}
 

@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Computed,
     Date,
     DateTime,
     Double,
@@ -155,6 +156,45 @@ targets = Table(
     Column("enabled", Boolean, nullable=False, server_default="true"),
     Column("rank", Integer, nullable=False),
     Column("preinstalled", ARRAY(Text), nullable=False, server_default="{}"),
+    Column("libc", Text, nullable=False, server_default=""),
+)
+
+recipes = Table(
+    "recipes",
+    metadata,
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("pattern", Text, nullable=False),
+    Column("content", JSONB, nullable=False),
+    Column("file", Text, nullable=False),
+    Column("line", Integer, nullable=False),
+)
+
+recipe_changes = Table(
+    "recipe_changes",
+    metadata,
+    Column("pattern", Text, primary_key=True),
+    Column("resets", Boolean, nullable=False, server_default="false"),
+    Column("after", Text, nullable=False, server_default=""),
+    Column("since", _time, nullable=False, server_default=_now),
+    Column("noticed", BigInteger),
+)
+
+planning = Table(
+    "planning",
+    metadata,
+    Column("only_row", Boolean, primary_key=True, server_default="true"),
+    Column("mark", Text, nullable=False),
+    Column("project_id", BigInteger, nullable=False, server_default="0"),
+    Column("sort_key", LargeBinary, nullable=False, server_default=""),
+    Column("release_id", BigInteger, nullable=False, server_default="0"),
+    Column("planned", BigInteger, nullable=False, server_default="0"),
+    Column("total", BigInteger, nullable=False, server_default="0"),
+    Column("seconds", Double, nullable=False, server_default="0"),
+    Column("changed", BigInteger, nullable=False, server_default="0"),
+    Column("since", BigInteger, nullable=False, server_default="0"),
+    Column("started_at", _time, nullable=False, server_default=_now),
+    Column("updated_at", _time, nullable=False, server_default=_now),
+    Column("finished_at", _time),
 )
 
 slaves = Table(
@@ -193,6 +233,20 @@ jobs = Table(
     Column("lease_expires", _time),
     Column("cancelled", Boolean, nullable=False, server_default="false"),
     Column("created_at", _time, nullable=False, server_default=_now),
+    Column("disk_class", SmallInteger, nullable=False, server_default="0"),
+    Column("time_class", SmallInteger, nullable=False, server_default="0"),
+    Column("room", SmallInteger, Computed("memory_class * 64 + disk_class * 8 + time_class", persisted=True)),
+    Column("resting", Boolean, nullable=False, server_default="false"),
+)
+
+needs = Table(
+    "needs",
+    metadata,
+    Column("project_id", BigInteger, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("target_id", Integer, ForeignKey("targets.id", ondelete="CASCADE"), primary_key=True),
+    Column("memory_class", SmallInteger, nullable=False, server_default="0"),
+    Column("disk_class", SmallInteger, nullable=False, server_default="0"),
+    Column("time_class", SmallInteger, nullable=False, server_default="0"),
 )
 
 builds = Table(

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Targets as rows: listing them, adding one, and finding the one that a builder serves."""
+"""Targets as rows: listing, adding, switching and ordering them, and finding the one that a builder serves."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, Row, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from piwheels.db.tables import targets
+from piwheels.db import wake
+from piwheels.db.arrays import update_rows
+from piwheels.db.tables import builds, jobs, slaves, targets
 from piwheels.master.targets import Target, TargetError
 
 #: Names by which builders may call a distribution, when they announce its number instead of its code name.
@@ -43,11 +46,70 @@ def add(conn: Connection, target: Target) -> int:
         "platforms": list(target.platforms),
         "distribution": target.distribution,
         "preinstalled": list(target.preinstalled),
+        "libc": target.libc,
     }
     last = select(func.coalesce(func.max(targets.c.rank), 0) + RANK_STEP).scalar_subquery()
     row = insert(targets).values(name=target.name, enabled=target.enabled, rank=target.rank or last, **facts)
     statement = row.on_conflict_do_update(index_elements=[targets.c.name], set_=facts).returning(targets.c.id)
     return int(conn.execute(statement).scalar_one())
+
+
+def named(conn: Connection, name: str) -> Target:
+    """The target of this name. Raises TargetError, saying which there are."""
+    there = {target.name: target for target in every(conn)}
+    if name not in there:
+        names = ", ".join(there) or "none yet; see piw-target add --help"
+        raise TargetError(f"there is no target {name!r}; there are: {names}")
+    return there[name]
+
+
+def switch(conn: Connection, name: str, *, enabled: bool) -> bool:
+    """Build for a target from now on, or no more; whether that is another thing than before. Raises TargetError."""
+    if named(conn, name).enabled == enabled:
+        return False
+    conn.execute(update(targets).where(targets.c.name == name).values(enabled=enabled))
+    wake.notify(conn, wake.CONTROL)
+    return True
+
+
+def order(conn: Connection, names: Sequence[str]) -> bool:
+    """Give these targets the first ranks, in this order; the others follow in theirs. Whether that changed anything.
+    Raises TargetError."""
+    there = [target.name for target in every(conn)]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise TargetError(f"target {twice} is named twice")
+    wanted = [named(conn, name).name for name in names]
+    wanted += [name for name in there if name not in wanted]
+    if wanted == there:
+        return False
+    conn.execute(update(targets).values(rank=-targets.c.id))  # ranks are unique at every moment
+    ranks = [{"name": name, "rank": (number + 1) * RANK_STEP} for number, name in enumerate(wanted)]
+    conn.execute(update_rows(targets, ranks, key="name"))
+    return True
+
+
+def is_used(conn: Connection, target_id: int) -> bool:
+    """Whether anything was ever built for it."""
+    return conn.execute(select(builds.c.id).where(builds.c.target_id == target_id).limit(1)).first() is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What there is to do for a target, and who does it."""
+
+    waiting: int
+    building: int
+    builders: int  #: that serve it and are admitted
+
+
+def work(conn: Connection, target_id: int) -> Work:
+    """How much there is to do for a target. Counts its jobs: for people."""
+    mine = jobs.c.target_id == target_id
+    leased = jobs.c.lease_token.is_not(None)
+    counted = select(func.count().filter(~leased), func.count().filter(leased)).where(mine)
+    waiting, building = conn.execute(counted).one()
+    serving = select(func.count()).where(slaves.c.target_id == target_id, slaves.c.enabled)
+    return Work(waiting, building, conn.execute(serving).scalar_one())
 
 
 def enable_only(conn: Connection, names: Collection[str]) -> None:
@@ -104,4 +166,5 @@ def _target(row: Row[tuple[object, ...]]) -> Target:
         rank=row.rank,
         enabled=row.enabled,
         preinstalled=tuple(row.preinstalled),
+        libc=row.libc,
     )

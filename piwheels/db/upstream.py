@@ -47,6 +47,7 @@ class _Work:
     wanted: Collection[str]  #: versions
     stored: dict[str, Row[Any]] = field(default_factory=dict)  #: its releases, by version
     touched: set[int] = field(default_factory=set)  #: ids of releases that are new or differ
+    gone: list[Row[Any]] = field(default_factory=list)  #: releases that PyPI has no more
     changed: bool = False
 
     @property
@@ -116,12 +117,15 @@ def set_status(
     return Sync(row.id, changed=True, serial=serial)
 
 
-def empty_project(conn: Connection, name: str, serial: int, *, every: bool, policy: Policy) -> Sync | None:
+def empty_project(
+    conn: Connection, name: str, serial: int, status: ProjectStatus, reason: str, *, every: bool, policy: Policy
+) -> Sync | None:
     """The project is there and has no releases any more. None: we do not know it."""
     row = _lock(conn, name)
     if row is None:
         return None
-    bare = UpstreamProject(name, row.display_name, row.summary, serial, releases=(), status=ProjectStatus.ACTIVE)
+    # Its JSON was not there to compare the page with: files may be hidden, so the page is to be read the next time.
+    bare = UpstreamProject(name, row.display_name, row.summary, serial, (), status, reason, hides=True)
     return sync_project(conn, bare, every=every, policy=policy)
 
 
@@ -258,9 +262,9 @@ def _delete_releases(conn: Connection, works: Sequence[_Work]) -> None:
     gone = []
     for work in works:
         there = {release.version for release in work.project.releases}
-        for version in [version for version in work.stored if version not in there]:
-            gone.append(work.stored.pop(version).id)
-            work.changed = True
+        work.gone = [work.stored.pop(version) for version in list(work.stored) if version not in there]
+        work.changed |= bool(work.gone)
+        gone += [row.id for row in work.gone]
     if gone:
         conn.execute(delete(releases).where(among(releases.c.id, gone)))
 
@@ -399,7 +403,8 @@ def _plan(conn: Connection, works: Sequence[_Work], *, policy: Policy) -> None:
         work.changed = work.changed or bool(work.touched) or work.is_new
         if work.project.status not in (None, work.row.status):
             work.touched = {row.id for row in work.stored.values()}
-        concerned |= _concerned(list(work.stored.values()), work.touched)
+        gone = {row.id for row in work.gone}
+        concerned |= _concerned([*work.stored.values(), *work.gone], work.touched | gone) - gone
     if concerned:
         replan(conn, sorted(concerned), policy=policy)
 

@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 
@@ -18,10 +18,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from sqlalchemy import Connection, Engine
 
-from piwheels.db import changes, documents, roles, survey, upstream
+from piwheels.db import changes, documents, roles, survey, upstream, watches
 from piwheels.db import targets as target_rows
 from piwheels.db.beside import Beside, OnlyOne
-from piwheels.errors import UpstreamError
+from piwheels.errors import UnavailableError, UpstreamError
 from piwheels.logs import RateLimited
 from piwheels.master import feed
 from piwheels.master.feed_apply import Applier, together
@@ -48,9 +48,10 @@ class Progress:
     """How far it is, in projects."""
 
     total: int
-    waiting: int  #: not asked for yet
-    trouble: int  #: asked for without an answer that could be used; they are tried again
+    waiting: int  #: not asked for yet, or not often enough to give up
+    trouble: int  #: asked for without an answer that could be used; the master's feed goes on trying
     applying: bool  #: by this process, rather than by the master's feed
+    missing: tuple[str, ...] = ()  #: of those that were asked for by name, in the end: PyPI has none of these
 
     @property
     def done(self) -> int:
@@ -74,7 +75,7 @@ class Bootstrap:
         self._rules = feed.rules_of(settings)
 
     async def run(self, *, names: Sequence[str], requirements: Sequence[Requirement], everything: bool) -> Progress:
-        """Fill, and return how it ended. Raises UpstreamError when there is no listing to be had."""
+        """Fill, and return how it ended. Raises UnavailableError when there is no listing to be had."""
         try:
             async with PyPI(self._settings.upstream, farm=self._settings.farm) as pypi:
                 gate = Gate(Weather(), parallel=self._settings.upstream.connections)
@@ -102,7 +103,15 @@ class Bootstrap:
         self._total += await self._record(names)
         wave = {str(canonicalize_name(one.name)): _extras(one.extras) for one in requirements}
         await self._waves(wave)
-        results.append(await self._settled())
+        ended = await self._settled()
+        results.append(replace(ended, missing=await self._database(partial(self._missing, names=[*names, *wave]))))
+
+    def _missing(self, conn: Connection, names: Sequence[str]) -> tuple[str, ...]:
+        """Those that PyPI does not have, as far as they are followed and it gave an answer."""
+        followed = {watch.name for watch in watches.listed(conn)} if self._rules.listed else set(names)
+        unknown = [name for name in upstream.unknown(conn, list(dict.fromkeys(names))) if name in followed]
+        waiting = changes.among_waiting(conn, unknown)
+        return tuple(name for name in unknown if name not in waiting)
 
     async def _record_everything(self, pypi: PyPI, gate: Gate) -> int:
         """What PyPI lists and we have not, or otherwise; from the journal's server where the index lists nothing."""
@@ -112,10 +121,16 @@ class Bootstrap:
             assert listing is not None  # it was not asked for conditionally
         except UpstreamError as error:
             logger.warning("%s; asking the journal's server", error)
-            last = await gate.ask(pypi.last_serial)  # before the list, so that nothing falls between the two
-            listing = Listing(await gate.ask(pypi.serials), last, etag="", refused=0)
+            listing = await self._journals_listing(pypi, gate)
         found = await self._database(lambda conn: note(conn, listing))
         return found.findings
+
+    async def _journals_listing(self, pypi: PyPI, gate: Gate) -> Listing:
+        try:
+            last = await gate.ask(pypi.last_serial)  # before the list, so that nothing falls between the two
+            return Listing(await gate.ask(pypi.serials), last, etag="", refused=0)
+        except UpstreamError as error:
+            raise UnavailableError(f"there is no list of PyPI's projects to be had: {error}") from error
 
     async def _record(self, names: Iterable[str]) -> int:
         heard = [Change(name, 0, 0, removed=False, page=False) for name in names]

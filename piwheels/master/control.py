@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from piwheels.db.engine import in_transaction
 from piwheels.errors import DatabaseError, PeerError, UnavailableError
 from piwheels.master import commands
 from piwheels.master.commands import Command, Verb
+from piwheels.master.policy import policy_of
 from piwheels.master.role import Context
 from piwheels.processes import only_one
 from piwheels.settings import Settings
@@ -122,7 +124,7 @@ class Control:
 
     def _snapshot(self) -> dict[str, Any]:
         if time.monotonic() >= self._verdicts_due:
-            self._verdicts = self._work(status.verdicts)
+            self._verdicts = self._work(partial(status.verdicts, policy=policy_of(self._context.settings)))
             self._verdicts_due = time.monotonic() + VERDICTS_INTERVAL
         found = self._work(lambda conn: status.snapshot(conn, now=datetime.now(UTC)))
         return {

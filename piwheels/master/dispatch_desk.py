@@ -33,6 +33,8 @@ class Builder:
     heard: float  #: monotonic
     slave_id: int | None = None  #: once registered
     token: str | None = None  #: the lease last handed to it, as far as the shell needs to know
+    target_id: int | None = None  #: what it was given jobs of in this session
+    stats: m.Stats | None = None  #: what it last said of itself
     gone: bool = False  #: read by workers too: what it asked for is not wanted any more
 
     @property
@@ -44,6 +46,16 @@ class Builder:
     def __str__(self) -> str:
         name = self.hello.label or "builder"
         return f"{name[:60]!r} ({short(self.key)}…)"
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened since the start, for status."""
+
+    messages: int = 0
+    nonsense: int = 0  #: messages that were dropped: malformed, out of place, from strangers
+    unsent: int = 0  #: answers to builders that were gone
+    faults: int = 0  #: exceptions that should not have been
 
 
 Task = tuple[Builder, s.Effect]
@@ -112,6 +124,7 @@ class Desk:
                 tasks += self._end(other, s.Superseded(), now)
         elif isinstance(event, s.Claimed):
             builder.token = event.lease.token if event.lease else None
+            builder.target_id = event.lease.target_id if event.lease else event.target_id
         return tasks + self._feed(builder, event, now)
 
     def cancel(self, token: str, why: str, now: float) -> list[Task]:

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeAlias
@@ -21,9 +20,12 @@ from piwheels.errors import LocalProtocolError, PeerError
 from piwheels.logs import RateLimited
 from piwheels.master import receiving as r
 from piwheels.master import session as s
-from piwheels.master.dispatch_desk import Builder, Desk, Task
+from piwheels.master.dispatch_desk import Builder, Counts, Desk, Task
+from piwheels.master.dispatch_handout import Handout
+from piwheels.master.dispatch_offers import Fit
 from piwheels.master.dispatch_pool import Inbox, Strands
 from piwheels.master.dispatch_pulse import Pulse
+from piwheels.master.dispatch_recorder import Recorder
 from piwheels.master.dispatch_work import Clerk
 from piwheels.master.receiving_disk import Arrived, DiskThread
 from piwheels.vocabulary import FailureReason
@@ -42,16 +44,6 @@ VERIFIERS = 2
 Socket: TypeAlias = "zmq.Socket[bytes]"
 
 
-@dataclass(slots=True)
-class Counts:
-    """What happened since the start, for status."""
-
-    messages: int = 0
-    nonsense: int = 0  #: messages that were dropped: malformed, out of place, from strangers
-    unsent: int = 0  #: answers to builders that were gone
-    faults: int = 0  #: exceptions that should not have been
-
-
 class Loop:
     """One per process. Made with bound sockets; ``run`` works until ``clerk.stop`` is set."""
 
@@ -64,12 +56,14 @@ class Loop:
         self._gate = gate
         self._clerk = clerk
         self._inbox = Inbox()
-        self._pulse = Pulse(clerk, lost=self._post_lost, admit=self._post_admit)
+        self._pulse = Pulse(clerk, lost=self._post_lost, admit=self._post_admit, news=self._post_news)
         dispatch = clerk.settings.dispatch
         self._disk = DiskThread(clerk.store, min_free=dispatch.min_free)
         # The pulse, the sweeper and the verifiers need connections of the pool too.
         self._work = Strands(max(1, min(4, clerk.settings.database.pool - 3)), name="clerk")
         self._verifiers = Strands(VERIFIERS, name="verify")
+        self._recorder = Recorder(clerk, self._pulse, self._work)
+        self._handout = Handout(clerk, desk, self._work, post=self._post, lost=self._post_lost)
         self._quiet = RateLimited(logger, per=timedelta(minutes=1))
 
     def run(self) -> None:
@@ -78,6 +72,8 @@ class Loop:
         self._disk.start()
         self._work.start()
         self._verifiers.start()
+        self._recorder.start()
+        self._handout.start()
         try:
             self._serve()
         finally:
@@ -90,6 +86,7 @@ class Loop:
             "admitted": self.desk.admitted,
             "transfers": self.dock.active,
             "waiting": self._work.waiting + self._verifiers.waiting,
+            "ahead": self._handout.ahead,
             "messages": self.counts.messages,
             "nonsense": self.counts.nonsense,
             "refused": self._gate.refused,
@@ -98,7 +95,7 @@ class Loop:
     def _stop(self) -> None:
         self._clerk.stop.set()
         self._disk.stop(2.0)
-        for pool in (self._work, self._verifiers):
+        for pool in (self._work, self._verifiers, self._recorder, self._handout):
             pool.stop(2.0)
         self._pulse.join(2.0)
         self._inbox.close()
@@ -173,14 +170,16 @@ class Loop:
                 self._reply(builder, message)
             case s.Renew(token, stats, _):
                 self._pulse.renew(token)
+                builder.stats = stats or builder.stats
                 if builder.slave_id is not None:
                     self._pulse.seen(builder.slave_id, stats)
             case s.Seen(slave_id, stats):
+                builder.stats = stats
                 self._pulse.seen(slave_id, stats)
             case s.Register(hello):
                 self._ask(builder, partial(self._clerk.register, builder.key, hello))
             case s.Claim(slave_id):
-                self._ask(builder, partial(self._clerk.claim, builder.key, slave_id, builder.hello))
+                self._claim(builder, slave_id)
             case s.Record(result):
                 self._record(builder, result)
             case s.Release(token, reason, why):
@@ -239,35 +238,39 @@ class Loop:
             return
         if isinstance(event, s.Registered) and self.desk.holds(builder.number):
             self._log(builder, f"is here as slave {event.slave_id}" + (", with its build" if event.resumed else ""))
+        if isinstance(event, s.Claimed) and self.desk.holds(builder.number):
+            better = self._handout.instead(builder, event, partial(self._answer, builder, event))
+            if better is None:
+                return
+            event = better
         self._guard(lambda: self._do(self.desk.answer(builder.number, event, time.monotonic())))
+
+    def _claim(self, builder: Builder, slave_id: int) -> None:
+        """Answer at once if there is a job that was leased ahead; otherwise the database is asked."""
+        now = time.monotonic()
+        room, lease = self._handout.room(builder, now), self._handout.take(builder, now)
+        if lease is None:
+            self._ask(builder, partial(self._clerk.claim, builder.key, slave_id, builder.hello, room))
+            return
+        self._do(self.desk.answer(builder.number, s.Claimed(lease), now))
+        self._handout.handed_out(builder, lease, slave_id)
 
     def _record(self, builder: Builder, result: s.Result) -> None:
         builder.token = None  # from here on the lease is the recorder's: nobody is told that it is over
-        token = result.lease.token
-        self._pulse.hold(token)
-
-        def job() -> None:
-            try:
-                event = self._clerk.record(result)
-            except Stopped:
-                return
-            except Exception:
-                logger.exception("the result of %s %s cannot be recorded", result.lease.project, result.lease.version)
-                self._clerk.release(token, FailureReason.BUILDER, "the master could not record the result")
-                event = s.Recorded()
-            finally:
-                self._pulse.let_go(token)
-            self._inbox.post(partial(self._answer, builder, event))
-
+        self._recorder.hold(result)
+        job = self._recorder.job(
+            builder.key, result, lambda event: self._inbox.post(partial(self._answer, builder, event))
+        )
         if not self._submit(builder, job):
-            self._pulse.let_go(token)
+            self._recorder.let_go(result)
 
     def _submit(self, builder: Builder, job: Callable[[], object]) -> bool:
         """Have something done after whatever else is being done for this builder."""
 
-        def run() -> None:
+        def run() -> object:
             with suppress(Stopped):
-                job()
+                return job()
+            return None
 
         if self._work.submit(builder.key, run):
             return True
@@ -337,11 +340,17 @@ class Loop:
 
     # What other threads have to say
 
+    def _post(self, call: Callable[[], None]) -> None:
+        self._inbox.post(partial(self._guard, call))
+
     def _later(self, call: Callable[[], None]) -> Callable[[], None]:
-        return lambda: self._inbox.post(partial(self._guard, call))
+        return partial(self._post, call)
 
     def _post_lost(self, token: str, why: str) -> None:
         self._inbox.post(partial(self._guard, lambda: self._do(self.desk.cancel(token, why, time.monotonic()))))
+
+    def _post_news(self, fit: Fit, nudged: bool) -> None:
+        self._post(partial(self._handout.news, fit, nudged))
 
     def _post_admit(self, keys: frozenset[str]) -> None:
         self._gate.admit(keys)

@@ -19,25 +19,31 @@ from sqlalchemy import Connection
 from piwheels.db import queue, slaves
 from piwheels.db.engine import Stopped
 from piwheels.db.wake import CONTROL, Listener
+from piwheels.master.dispatch_offers import Fit
 from piwheels.master.dispatch_work import Clerk
 from piwheels.wire.messages import Stats
 
 logger = logging.getLogger(__name__)
 
 BEAT = 1.0  #: seconds
+JUMP = 30.0  #: seconds; a clock that moved by more against ours was set
 SWEEP = 5  #: beats between two looks for expired leases
 
 Lost = Callable[[str, str], None]  #: (token, why)
 Admit = Callable[[frozenset[str]], None]
+News = Callable[[Fit, bool], None]  #: (who may be given jobs, whether the operator did something)
 
 
 class Pulse:
     """The thread. ``renew`` and ``seen`` are the loop's to call; they take no time."""
 
-    def __init__(self, clerk: Clerk, *, lost: Lost, admit: Admit) -> None:
+    def __init__(self, clerk: Clerk, *, lost: Lost, admit: Admit, news: News) -> None:
         self._clerk = clerk
         self._lost = lost
         self._admit = admit
+        self._news = news
+        self._nudged = False
+        self._skew: float | None = None
         self._lock = threading.Lock()
         self._tokens: set[str] = set()
         self._held: set[str] = set()
@@ -97,7 +103,10 @@ class Pulse:
         until = time.monotonic() + BEAT
         while not self._clerk.stop.is_set():
             left = until - time.monotonic()
-            if left <= 0 or listener.wait(min(left, 0.2)):
+            if left <= 0:
+                return True
+            if listener.wait(min(left, 0.2)):
+                self._nudged = True
                 return True
         return False
 
@@ -112,9 +121,26 @@ class Pulse:
         if stats:
             self._clerk.transaction(lambda conn: slaves.note_seen(conn, stats))
         self._beats += 1
+        self._clerk.transaction(queue.wake)
+        self._mind_the_clock()
         if self._beats % SWEEP == 0:
             self._end_overdue()
         self._read_keys()
+        self._read_fit()
+
+    def _mind_the_clock(self) -> None:
+        """When the database's clock was set, no lease is over or lasts longer because of that."""
+        skew = self._clerk.transaction(queue.clock) - time.monotonic()
+        if self._skew is not None and abs(skew - self._skew) > JUMP:
+            logger.warning("the database's clock moved by %.0f s; leases are given their time again", skew - self._skew)
+            lease = self._clerk.settings.dispatch.lease
+            self._clerk.transaction(lambda conn: queue.prolong_all(conn, lease=lease))
+        self._skew = skew
+
+    def _read_fit(self) -> None:
+        nudged, self._nudged = self._nudged, False
+        now = time.monotonic()
+        self._news(Fit(now, {} if self._clerk.full else self._clerk.transaction(queue.fit)), nudged)
 
     def _renew(self, tokens: set[str]) -> None:
         lease = self._clerk.settings.dispatch.lease
@@ -131,7 +157,7 @@ class Pulse:
             self._lost(token, "it was cancelled" if token in cancelled else "its lease is over")
 
     def _end_cancelled(self, token: str) -> None:
-        self._clerk.transaction(lambda conn: queue.end_cancelled(conn, token))
+        self._clerk.transaction(lambda conn: queue.end_cancelled(conn, token, policy=self._clerk.policy))
 
     def _end_overdue(self) -> None:
         def work(conn: Connection) -> tuple[str, ...]:

@@ -8,11 +8,11 @@ as the process runs. It must not know sockets or other sessions.
 import gzip
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -20,12 +20,14 @@ from sqlalchemy import Connection, Engine
 from piwheels.db import builds, queue, slaves
 from piwheels.db import targets as target_rows
 from piwheels.db.builds import RetryPolicy
+from piwheels.db.claims import Terms
 from piwheels.db.engine import in_transaction
-from piwheels.db.queue import Terms
 from piwheels.errors import WheelError
 from piwheels.logs import RateLimited
 from piwheels.master import session as s
 from piwheels.master.dispatch_logs import clean_log
+from piwheels.master.needs import Room
+from piwheels.master.policy import policy_of
 from piwheels.master.receiving_disk import Arrived
 from piwheels.master.store import Store, write_file
 from piwheels.master.verify import check_content
@@ -38,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 RECENT = 1000  #: build numbers, up to the last given out, among which a killed process may have left logs
 
+NUMBERS = 20  #: of builds, taken ahead at a time
+
 T = TypeVar("T")
 
 
@@ -49,12 +53,15 @@ class Clerk:
     store: Store
     settings: Settings
     stop: Event
+    _numbers: list[int] = field(default_factory=list)  #: of builds, taken ahead
+    _lock: Lock = field(default_factory=Lock)
 
     @property
     def policy(self) -> RetryPolicy:
         """What becomes of jobs whose builder failed."""
         dispatch = self.settings.dispatch
-        return RetryPolicy(strikes=dispatch.strikes, retry_after=dispatch.retry_after)
+        farm = policy_of(self.settings)
+        return RetryPolicy(dispatch.strikes, dispatch.retry_after, dispatch.build_timeout, dispatch.memory_limit, farm)
 
     @property
     def terms(self) -> Terms:
@@ -93,14 +100,22 @@ class Clerk:
 
     # Claim
 
-    def claim(self, key: str, slave_id: int, hello: m.Hello) -> s.Claimed:
+    def claim(self, key: str, slave_id: int, hello: m.Hello, room: Room) -> s.Claimed:
         """Lease a job. The lease is committed when this returns, so nobody is told of one that does not exist."""
-        if (free := self.store.free()) < self.settings.dispatch.min_free:
-            _nonsense.warning("disk", f"nothing is handed out: {free} bytes are free at {self.store.root}")
+        if self.full:
             return s.Claimed(None, paused=True)
-        return self.transaction(lambda conn: self._claim(conn, key, slave_id, hello))
+        return self.transaction(lambda conn: self._claim(conn, key, slave_id, hello, room))
 
-    def _claim(self, conn: Connection, key: str, slave_id: int, hello: m.Hello) -> s.Claimed:
+    @property
+    def full(self) -> bool:
+        """Whether the store's disk has no room for what would be built."""
+        free = self.store.free()
+        if free >= self.settings.dispatch.min_free:
+            return False
+        _nonsense.warning("disk", f"nothing is handed out: {free} bytes are free at {self.store.root}")
+        return True
+
+    def _claim(self, conn: Connection, key: str, slave_id: int, hello: m.Hello, room: Room) -> s.Claimed:
         standing = queue.standing(conn, slave_id)
         if standing is None or not standing.enabled or standing.wish is SlaveWish.STOP:
             return s.Claimed(None, leave=True)
@@ -113,11 +128,30 @@ class Clerk:
                 _warn_of_stranger(conn, hello)
                 return s.Claimed(None)
             slaves.register(conn, key, hello, target_id=target_id)
-        return s.Claimed(queue.claim(conn, slave_id=slave_id, target_id=target_id, terms=self.terms))
+        lease = queue.claim(
+            conn, slave_id=slave_id, target_id=target_id, terms=self.terms, policy=self.policy, room=room
+        )
+        return s.Claimed(lease, target_id=target_id)
 
-    def unclaim(self, token: str) -> None:
-        """Take back a lease that nobody was told of."""
-        self.transaction(lambda conn: queue.unclaim(conn, token))
+    def claim_ahead(self, target_id: int, room: Room, count: int) -> list[s.Lease]:
+        """Lease jobs to nobody yet."""
+
+        def work(conn: Connection) -> list[s.Lease]:
+            return queue.claim_many(
+                conn, target_id=target_id, terms=self.terms, limit=count, room=room, policy=self.policy
+            )
+
+        return [] if self.full else self.transaction(work)
+
+    def assign(self, holders: Sequence[tuple[str, int]]) -> list[bool]:
+        """Make leases that nobody had those of builders that were told: (token, slave id); whether each holds."""
+        lease = self.settings.dispatch.lease
+        held = self.transaction(lambda conn: queue.assign(conn, dict(holders), lease=lease))
+        return [token in held for token, _ in holders]
+
+    def unclaim(self, *tokens: str) -> None:
+        """Take back leases that nobody was told of."""
+        self.transaction(lambda conn: queue.unclaim(conn, *tokens, policy=self.policy))
 
     # Verify
 
@@ -155,29 +189,49 @@ class Clerk:
     # Record and release
 
     def record(self, result: s.Result) -> s.Recorded:
-        """Commit a result, once; log first, so that a build that says it has a log has one."""
-        token = result.lease.token
-        log = clean_log(result.log, self.settings.dispatch.max_log)
-        build_id = self.transaction(lambda conn: None if builds.recorded(conn, token) else builds.next_id(conn))
-        if build_id is None:
-            return s.Recorded()
-        path = self.settings.paths.output / log_path(build_id)
-        has_log = _write_log(path, log)
-        number = self.transaction(lambda conn: self._record(conn, result, build_id, has_log=has_log))
-        if number != build_id:
-            # Only once the transaction has decided: while that is not known, the log may be a recorded build's.
-            path.unlink(missing_ok=True)
-            logger.info("a result of %s %s came too late", result.lease.project, result.lease.version)
-        return s.Recorded()
+        """Commit a result, once."""
+        return self.commit([self.prepare(result)])[0]
 
-    def _record(self, conn: Connection, result: s.Result, build_id: int, *, has_log: bool) -> int | None:
-        wanted = {digest for file in result.files for digest in (file.sha256, file.metadata_sha256)}
-        if not self.store.keep(wanted):
+    def prepare(self, result: s.Result) -> builds.Entry:
+        """Write a result's log; first, so that a build that says it has a log has one."""
+        number = self._next_number()
+        log = clean_log(result.log, self.settings.dispatch.max_log)
+        return builds.Entry(result, number, _write_log(self._log_of(number), log))
+
+    def commit(self, entries: Sequence[builds.Entry]) -> list[s.Recorded]:
+        """Commit results, once each, in one transaction."""
+        numbers = self.transaction(lambda conn: self._record(conn, entries))
+        for entry, number in zip(entries, numbers, strict=True):
+            if number == entry.build_id or entry.build_id is None:
+                continue
+            # Only once the transaction has decided: while that is not known, the log may be a recorded build's.
+            self._log_of(entry.build_id).unlink(missing_ok=True)
+            logger.info("a result of %s %s came too late", entry.result.lease.project, entry.result.lease.version)
+        return [s.Recorded() for _ in entries]
+
+    def _record(self, conn: Connection, entries: Sequence[builds.Entry]) -> list[int | None]:
+        lost = [entry for entry in entries if not self._keeps(entry.result)]
+        for entry in lost:
+            lease = entry.result.lease
             why = "a wheel vanished from the store before the build was recorded"
-            logger.error("%s %s: %s", result.lease.project, result.lease.version, why)
-            queue.release(conn, result.lease.token, FailureReason.BUILDER, why, policy=self.policy)
-            return None
-        return builds.record(conn, result, policy=self.policy, build_id=build_id, has_log=has_log)
+            logger.error("%s %s: %s", lease.project, lease.version, why)
+            queue.release(conn, lease.token, FailureReason.BUILDER, why, policy=self.policy)
+        whole = [entry for entry in entries if entry not in lost]
+        numbers = iter(builds.record_many(conn, whole, policy=self.policy))
+        return [None if entry in lost else next(numbers) for entry in entries]
+
+    def _keeps(self, result: s.Result) -> bool:
+        """Whether the store has, and will have, what the build is to be recorded with."""
+        return self.store.keep({digest for file in result.files for digest in (file.sha256, file.metadata_sha256)})
+
+    def _next_number(self) -> int:
+        with self._lock:
+            if not self._numbers:
+                self._numbers.extend(reversed(self.transaction(lambda conn: builds.new_ids(conn, NUMBERS))))
+            return self._numbers.pop()
+
+    def _log_of(self, number: int) -> Path:
+        return self.settings.paths.output / log_path(number)
 
     def release(self, token: str, reason: FailureReason, why: str) -> None:
         """Return a lease to the queue, with a strike."""
@@ -194,7 +248,7 @@ class Clerk:
         recent = range(max(1, last - RECENT), last + 1)
         for number in self.transaction(lambda conn: builds.missing_of(conn, recent)):
             try:
-                (self.settings.paths.output / log_path(number)).unlink(missing_ok=True)
+                self._log_of(number).unlink(missing_ok=True)
             except OSError as error:
                 _nonsense.warning("log", f"cannot remove the log of build {number}: {error.strerror or error}")
 

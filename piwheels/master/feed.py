@@ -26,9 +26,10 @@ from piwheels.logs import RateLimited
 from piwheels.master.feed_apply import Applier, together
 from piwheels.master.feed_choice import Choice, SourceName
 from piwheels.master.feed_fetch import Gate
+from piwheels.master.feed_recipes import Recipes
 from piwheels.master.feed_sources import POLITE, Ears, Heard, Index, Journal, Source, WatchList
 from piwheels.master.feed_write import Rules
-from piwheels.master.planner import Policy
+from piwheels.master.policy import policy_of
 from piwheels.master.role import Context
 from piwheels.pypi.client import JournalRefused, PyPI, UpstreamAway
 from piwheels.pypi.model import UpstreamUnusable, canonical, clean
@@ -69,6 +70,7 @@ class Feed:
         self._database = Beside(
             context.engine, settings.database, name=context.name, threads=settings.database.pool, stop=context.stop
         )
+        self._recipes = Recipes(settings.recipes.folder, self._database, self._rules.policy)
         self._lock = OnlyOne(settings.database, LOCK, name=f"{context.name} lock")
 
     async def follow(self) -> None:
@@ -85,6 +87,7 @@ class Feed:
 
     async def _work(self) -> None:
         await self._be_the_only_one()
+        await self._recipes.look()
         await self._settle()
         await self._catch_up()
         async with PyPI(self._settings.upstream, farm=self._settings.farm) as pypi:
@@ -105,6 +108,8 @@ class Feed:
                 self._listen(sources, applier),
                 self._reconcile(sources.index, applier),
                 self._keep_up(),
+                self._recipes.keep_looking(),
+                self._recipes.keep_planning(),
                 self._report(ears, applier),
             )
 
@@ -277,7 +282,7 @@ def rules_of(settings: Settings) -> Rules:
     """What the operator wants done with answers."""
     return Rules(
         every=settings.feed.releases == "all",
-        policy=Policy(strikes=settings.dispatch.strikes),
+        policy=policy_of(settings),
         disbelief=settings.feed.disbelief,
         listed=bool(settings.feed.projects or settings.feed.requirements),
     )

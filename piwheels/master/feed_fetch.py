@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Links = Mapping[str, tuple[str, str]]
+PATIENT = 10  #: tries for an index page that is to be read, after which the JSON has to do
 NAP = 0.25  #: seconds between two looks at whether it is time
 
 
@@ -99,8 +100,11 @@ async def _completed(
         return project
     try:
         page: Page = await gate.ask(lambda: pypi.page(project.name))
-    except UpstreamMissing:  # the JSON is there, so the project is
-        return project
+    except UpstreamMissing:
+        missed = pending.page or needs_links(project)
+        if missed and pending.attempts < PATIENT:  # one cache knows the project, the other does not yet
+            raise UpstreamUnusable(f"PyPI has JSON of {project.name}, but no index page") from None
+        return project  # the JSON is there, so the project is
     if pending.page and page.serial and project.serial and page.serial != project.serial:
         raise UpstreamUnusable(f"PyPI's index page and JSON of {project.name} are of different moments")
     marked = with_status(with_links(project, page.links), page.status, page.status_reason)
@@ -119,8 +123,8 @@ async def _missing(pypi: PyPI, gate: Gate, name: str) -> Outcome:
         return Gone()
     except UpstreamError as error:
         return Failed(str(error), away=isinstance(error, UpstreamAway))
-    if page.status not in (None, ProjectStatus.ACTIVE):
-        return Hidden(page.status, page.status_reason, page.serial)
     if page.filenames:
         return Failed(f"PyPI has an index page of {name}, with files, but no JSON", away=False)
-    return Emptied(page.serial)
+    if page.status is ProjectStatus.QUARANTINED:  # the only status that takes the JSON away
+        return Hidden(page.status, page.status_reason, page.serial)
+    return Emptied(page.serial, page.status or ProjectStatus.ACTIVE, page.status_reason)

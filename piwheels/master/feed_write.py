@@ -98,7 +98,8 @@ def _sync_other(conn: Connection, one: Answered, rules: Rules) -> Sync | None:
     if isinstance(outcome, Hidden):
         return upstream.set_status(conn, name, outcome.status, outcome.reason, outcome.serial, policy=rules.policy)
     if isinstance(outcome, Emptied):
-        return upstream.empty_project(conn, name, outcome.serial, every=rules.every, policy=rules.policy)
+        head = (outcome.serial, outcome.status, outcome.reason)
+        return upstream.empty_project(conn, name, *head, every=rules.every, policy=rules.policy)
     return None
 
 

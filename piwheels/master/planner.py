@@ -5,17 +5,18 @@
 only. It must not know the database, the time or the network. The rules, in order, for each enabled target:
 
 1. Nothing is built where a wheel already serves the target: ours, or (policy ``missing``) one of PyPI's.
-2. Nothing is built of a release that is not wanted, is skipped, yanked, quarantined, has no usable sdist or no PEP 440
-   version, or whose Requires-Python excludes the target's Python.
+2. Nothing is built of a release that is not wanted, is skipped, yanked, quarantined, a pre-release (unless the policy
+   takes those), has no usable sdist or no PEP 440 version, whose recipe is limited to other targets, or whose
+   Requires-Python excludes the target's Python.
 3. A target is *done with* when an attempt there succeeded (whatever came of it), was the package's own fault, or met
    a builder's fault as often as the policy allows.
-4. As long as nothing succeeded anywhere, at most :data:`TRIES` targets are failed on; then the release is given up.
+4. As long as nothing succeeded anywhere, it may fail on TRIES targets (master/rules.py); then it is given up.
 5. Where native code is known of, or something succeeded, all other targets are built at once. Otherwise one is, the
    oldest: a pure wheel would serve them all.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from functools import lru_cache
@@ -23,12 +24,11 @@ from functools import lru_cache
 from packaging.tags import Tag
 
 from piwheels.errors import WheelError
+from piwheels.master.rules import TRIES, Situation, priority, to_build
 from piwheels.master.targets import Target
-from piwheels.versions import parse_or_none
+from piwheels.versions import is_prerelease, parse_or_none
 from piwheels.vocabulary import FailureReason, Outcome, Priority, ProjectStatus
 from piwheels.wheelfile import WheelName, parse_wheel_name
-
-TRIES = 2  #: targets on which a release may fail before it is given up
 
 
 class Rebuild(StrEnum):
@@ -44,6 +44,7 @@ class Policy:
 
     rebuild: Rebuild = Rebuild.MISSING
     strikes: int = 3  #: builder's faults on one target after which it is given up there
+    prereleases: bool = True  #: whether versions that PEP 440 calls pre-releases are built
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class ReleaseFacts:
     version: str  #: as PyPI spells it
     has_sdist: bool  #: one that can be fetched and verified
     wanted: bool = True  #: within what the feed was told to build
-    skip_reason: str = ""  #: the project's or the release's
+    skip_reason: str = ""  #: the project's (or its recipe's), or the release's
     status: ProjectStatus = ProjectStatus.ACTIVE
     yanked: bool = False
     yanked_reason: str = ""
@@ -93,6 +94,9 @@ class ReleaseFacts:
     previous: tuple[str, ...] = ()  #: names of the previous release's wheels, PyPI's and ours
     leased: frozenset[int] = frozenset()  #: targets for which a builder is at work
     fresh: bool = False  #: released lately: its jobs come before retries and backlog
+    rebuild: Rebuild | None = None  #: its recipe's policy; None: the farm's
+    prereleases: bool | None = None  #: the same
+    limited: frozenset[str] = frozenset()  #: names of the only targets that its recipe allows; empty: all
 
 
 class Code(Enum):
@@ -108,6 +112,8 @@ class Code(Enum):
     SKIPPED = "not built: skipped by the operator"
     YANKED = "not built: yanked"
     QUARANTINED = "not built: PyPI has quarantined the project"
+    PRERELEASE = "not built: a pre-release"
+    NOT_HERE = "not built: the operator limits it to other targets"
     NO_SDIST = "cannot be built: no source distribution"
     BAD_VERSION = "cannot be built: its version is not one that installers accept (PEP 440)"
     REQUIRES_PYTHON = "not built: needs another Python"
@@ -167,29 +173,40 @@ def is_native(filename: str) -> bool:
 
 def plan(release: ReleaseFacts, targets: Sequence[Target], policy: Policy) -> Plan:
     """Decide about every enabled target."""
-    ordered = sorted((t for t in targets if t.enabled), key=lambda target: (target.rank, target.id or 0))
-    standing = [_standing(release, target, ordered, policy) for target in ordered]
-    open_targets = [target for target, verdict in zip(ordered, standing, strict=True) if verdict is None]
-    failed = sum(_failure(release, target, policy) is not None for target in ordered)
-    to_build = _to_build(release, open_targets, failed=failed)
-    verdicts = (
-        verdict or (_job(release, target) if target in to_build else _no_job(target, to_build, failed=failed))
-        for target, verdict in zip(ordered, standing, strict=True)
+    ordered = in_order(targets)
+    standing = [_standing(release, target, targets, policy) for target in ordered]
+    now = _situation(release, ordered, standing, policy)
+    chosen = to_build(now)
+    return Plan(
+        tuple(
+            verdict or (_job(release, target, now, 1 << n) if chosen >> n & 1 else _no_job(target, ordered, now))
+            for n, (target, verdict) in enumerate(zip(ordered, standing, strict=True))
+        )
     )
-    return Plan(tuple(verdicts))
 
 
-def _to_build(release: ReleaseFacts, targets: list[Target], *, failed: int) -> list[Target]:
-    """Rules 4 and 5, for targets that nothing else rules out. What a builder is at work on stays, whatever failed
-    elsewhere meanwhile, and is as good a probe as the oldest target."""
-    at_work = [target for target in targets if target.id in release.leased]
-    if _succeeded(release):
-        return targets
-    if failed >= TRIES:
-        return at_work
-    if failed == 0 and _native_code_known(release):
-        return targets
-    return at_work or targets[:1]
+def in_order(targets: Sequence[Target]) -> list[Target]:
+    """The enabled ones, oldest first."""
+    return sorted((t for t in targets if t.enabled), key=lambda target: (target.rank, target.id or 0))
+
+
+def _situation(
+    release: ReleaseFacts, ordered: Sequence[Target], standing: Sequence[Verdict | None], policy: Policy
+) -> Situation:
+    def where(verdicts: Iterable[object]) -> int:
+        return sum(1 << n for n, found in enumerate(verdicts) if found)
+
+    return Situation(
+        targets=(1 << len(ordered)) - 1,
+        closed=where(standing),
+        failed=where(_failure(release, target, policy) for target in ordered),
+        tried=where(_failures(release, target) for target in ordered),
+        leased=where(target.id in release.leased for target in ordered),
+        attempted=bool(release.attempts),
+        succeeded=_succeeded(release),
+        native=_native_code_known(release),
+        fresh=release.fresh,
+    )
 
 
 def _succeeded(release: ReleaseFacts) -> bool:
@@ -205,7 +222,9 @@ def _native_code_known(release: ReleaseFacts) -> bool:
 def _standing(release: ReleaseFacts, target: Target, targets: Sequence[Target], policy: Policy) -> Verdict | None:
     """What rules 1 to 3 say of a target by itself; None: it may be built."""
     return (
-        _served(release, target, targets, policy) or _excluded(release, target) or _done_with(release, target, policy)
+        _served(release, target, targets, policy)
+        or _excluded(release, target, policy)
+        or _done_with(release, target, policy)
     )
 
 
@@ -216,7 +235,7 @@ def _served(release: ReleaseFacts, target: Target, targets: Sequence[Target], po
     ours = tuple(wheel.filename for wheel in release.wheels if _own_serves(release, wheel, target, targets))
     if ours:
         return Verdict(target, Code.BUILT, Code.BUILT.value, wheels=ours)
-    if policy.rebuild is Rebuild.ALL:
+    if (release.rebuild or policy.rebuild) is Rebuild.ALL:
         return None
     theirs = tuple(
         wheel.filename
@@ -255,14 +274,14 @@ def _own_serves(release: ReleaseFacts, wheel: OwnWheel, target: Target, targets:
 # Rule 2
 
 
-def _excluded(release: ReleaseFacts, target: Target) -> Verdict | None:
-    code, detail = _exclusion(release, target)
+def _excluded(release: ReleaseFacts, target: Target, policy: Policy) -> Verdict | None:
+    code, detail = _exclusion(release, target, policy)
     if code is None:
         return None
     return Verdict(target, code, f"{code.value}: {detail}" if detail else code.value)
 
 
-def _exclusion(release: ReleaseFacts, target: Target) -> tuple[Code | None, str]:
+def _exclusion(release: ReleaseFacts, target: Target, policy: Policy) -> tuple[Code | None, str]:
     if release.status is ProjectStatus.QUARANTINED:
         return Code.QUARANTINED, ""
     if release.skip_reason:
@@ -275,9 +294,18 @@ def _exclusion(release: ReleaseFacts, target: Target) -> tuple[Code | None, str]
         return Code.NOT_WANTED, ""
     if not release.has_sdist:
         return Code.NO_SDIST, ""
+    if not takes_prereleases(release.prereleases, policy) and is_prerelease(release.version):
+        return Code.PRERELEASE, ""
+    if release.limited and target.name not in release.limited:
+        return Code.NOT_HERE, ", ".join(sorted(release.limited))
     if not target.allows(release.requires_python):
         return Code.REQUIRES_PYTHON, f"{release.requires_python}, and this target has {target.python_version}"
     return None, ""
+
+
+def takes_prereleases(said: bool | None, policy: Policy) -> bool:
+    """Whether pre-releases are built of a project of which its recipe says this."""
+    return policy.prereleases if said is None else said
 
 
 # Rule 3
@@ -292,16 +320,20 @@ def _done_with(release: ReleaseFacts, target: Target, policy: Policy) -> Verdict
 
 def _failure(release: ReleaseFacts, target: Target, policy: Policy) -> str | None:
     """Why no more is tried on the target, in words; None: more is."""
-    reasons = Counter(a.reason for a in release.attempts if a.target_id == target.id and a.reason is not None)
+    reasons = _failures(release, target)
     if reasons[FailureReason.PACKAGE]:
-        return _FAULTS[FailureReason.PACKAGE]
+        return FAULTS[FailureReason.PACKAGE]
     if reasons.total() < policy.strikes:
         return None
     commonest, _ = max(sorted(reasons.items()), key=lambda item: item[1])
-    return f"{_FAULTS[commonest]}; tried {_times(reasons.total())}"
+    return f"{FAULTS[commonest]}; tried {times(reasons.total())}"
 
 
-_FAULTS = {
+def _failures(release: ReleaseFacts, target: Target) -> Counter[FailureReason]:
+    return Counter(a.reason for a in release.attempts if a.target_id == target.id and a.reason is not None)
+
+
+FAULTS = {
     FailureReason.PACKAGE: "the build failed",
     FailureReason.TIMEOUT: "the build took too long",
     FailureReason.MEMORY: "the build ran out of memory",
@@ -312,28 +344,29 @@ _FAULTS = {
 }
 
 
-def _times(count: int) -> str:
+def times(count: int) -> str:
+    """How often, in words."""
     return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 # Rules 4 and 5 in words
 
 
-def _no_job(target: Target, to_build: Sequence[Target], *, failed: int) -> Verdict:
+def _no_job(target: Target, ordered: Sequence[Target], now: Situation) -> Verdict:
+    failed = now.failed.bit_count()
     if failed >= TRIES:
         return Verdict(target, Code.GIVEN_UP, f"{Code.GIVEN_UP.value}, on {failed} targets")
-    probe = to_build[0].name
+    chosen = to_build(now)
+    probe = ordered[(chosen & -chosen).bit_length() - 1].name
     return Verdict(target, Code.PROBE_FIRST, f"waiting for the build on {probe}, which may serve this target too")
 
 
-def _job(release: ReleaseFacts, target: Target) -> Verdict:
+def _job(release: ReleaseFacts, target: Target, now: Situation, place: int) -> Verdict:
     here = [attempt.reason for attempt in release.attempts if attempt.target_id == target.id and attempt.reason]
-    tried = bool(here) or (bool(release.attempts) and not _succeeded(release))
-    priority = Priority.RETRY if tried else Priority.NEW if release.fresh else Priority.BACKLOG
-    if target.id in release.leased:
+    if now.leased & place:
         code, words = Code.BUILDING, Code.BUILDING.value
     elif here:
-        code, words = Code.RETRYING, f"{Code.RETRYING.value}: {_FAULTS[here[-1]]}"
+        code, words = Code.RETRYING, f"{Code.RETRYING.value}: {FAULTS[here[-1]]}"
     else:
         code, words = Code.QUEUED, Code.QUEUED.value
-    return Verdict(target, code, words, wanted=True, priority=priority)
+    return Verdict(target, code, words, wanted=True, priority=priority(now, place))

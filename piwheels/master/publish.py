@@ -25,7 +25,7 @@ from piwheels.db import targets as target_rows
 from piwheels.db.engine import Stopped, in_transaction, is_passing
 from piwheels.db.wake import PAGES, Listener
 from piwheels.errors import DatabaseError
-from piwheels.master.planner import Policy
+from piwheels.master.policy import policy_of
 from piwheels.master.role import Context
 from piwheels.master.store import Store
 from piwheels.pypi.client import Addresses
@@ -86,7 +86,7 @@ class Publisher:
         self.site = site_facts(settings)
         self.output = settings.paths.output
         self.store = Store(settings.paths.store)
-        self.policy = Policy(strikes=settings.dispatch.strikes)
+        self.policy = policy_of(settings)
         self.context = context
         self.worker = context.name
         self.counts = Counts()

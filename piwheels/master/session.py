@@ -16,6 +16,7 @@ from typing import Any
 
 from piwheels.errors import LocalProtocolError
 from piwheels.master.announcement import Limits, check_announcement
+from piwheels.master.needs import NOTHING, Room
 from piwheels.vocabulary import FailureReason
 from piwheels.wire import messages as m
 
@@ -31,6 +32,7 @@ class Lease:
     package: str  #: as PyPI displays it; what BUILD says
     version: str
     order: m.Order
+    need: Room = NOTHING  #: what its builder must have
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Claimed:
     lease: Lease | None
     paused: bool = False
     leave: bool = False
+    target_id: int | None = None  #: what the builder serves, when there was nothing to do
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ class Pending:
     name: str  #: canonical
     priority: Priority
     serial: int  #: an answer with a lower one is stale
-    removed: bool
+    removed: bool  #: heard so, of a time that our rows do not reflect yet
     page: bool  #: the index page is to be read too: heard so, or what it said the last time was out of the ordinary
     seq: int
     attempts: int
@@ -65,6 +65,8 @@ class Emptied:
     """Its JSON is missing, and its index page has no files: there are no releases any more, or not yet."""
 
     serial: int
+    status: ProjectStatus = ProjectStatus.ACTIVE
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

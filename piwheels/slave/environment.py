@@ -26,10 +26,17 @@ def certificate_paths(environ: Mapping[str, str]) -> list[Path]:
 
 
 def build_environment(
-    environ: Mapping[str, str], *, home: PurePath, temporary: PurePath, interpreter: PurePath
+    environ: Mapping[str, str],
+    *,
+    home: PurePath,
+    temporary: PurePath,
+    interpreter: PurePath,
+    ordered: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """The whole environment of a build. Paths are those that the build sees."""
+    """The whole environment of a build. Paths are those that the build sees. ``ordered``: what the master's order adds;
+    it takes nothing of ours away."""
     return {
+        **(ordered or {}),
         "PATH": ":".join(dict.fromkeys((str(interpreter.parent), *SYSTEM_PATH))),
         "HOME": str(home),
         "TMPDIR": str(temporary),

@@ -25,7 +25,7 @@ from types import FrameType
 from typing import Any
 
 from piwheels.errors import WheelError
-from piwheels.slave import build, inspection, limits, processes, sandbox, sdist
+from piwheels.slave import build, inspection, limits, processes, requirements, sandbox, sdist
 from piwheels.slave.failure import shorten
 from piwheels.slave.limits import GroupHome
 from piwheels.slave.sandbox import Confinement, Sandbox
@@ -86,6 +86,8 @@ def read_task(directory: Path) -> Task:
     data = json.loads((directory / _TASK).read_text())
     order, confined, home = data.pop("order"), data.pop("sandbox"), data.pop("group_home")
     order["time_limit"] = timedelta(seconds=order["time_limit"])
+    order["apt"] = tuple(order["apt"])
+    order["environment"] = tuple((name, value) for name, value in order["environment"])
     confined["confinement"] = Confinement(confined["confinement"])
     return Task(
         **data | {"hide": tuple(map(Path, data["hide"]))},
@@ -175,6 +177,7 @@ class Job:
             self._outlet.drain(deadline=time.monotonic() + 10)
 
     def _work(self) -> Report:
+        self._check_packages()
         source = self._fetch()
         outcome = self._build(source)
         report = Report(
@@ -185,6 +188,12 @@ class Job:
             built_with=dict(outcome.built_with),
         )
         return report if self.stopped or outcome.reason else self._inspect(report)
+
+    def _check_packages(self) -> None:
+        """A builder installs nothing into its own system: whoever keeps it does."""
+        if missing := requirements.missing_packages(self.task.order.apt):
+            words = f"it needs Debian packages that are not installed here: {' '.join(missing)}"
+            raise BuildFailed(FailureReason.BUILDER, words)
 
     def _say(self, text: str) -> None:
         """Put a line of our own into the log."""
@@ -211,6 +220,7 @@ class Job:
     def _build(self, source: Path) -> build.Outcome:
         task = self.task
         self._say(f"SHA-256 is {task.order.sdist_sha256} as announced; building in {task.sandbox.confinement}")
+        offline = None if task.order.network else self._requirements(source)
         where = sandbox.place(task.sandbox, self.directory / "place")
         where.make(task.sandbox)
         group = task.group_home.group(self.directory) if task.group_home else None
@@ -223,6 +233,8 @@ class Job:
                     confined=task.sandbox,
                     index_url=task.index_url,
                     hide=task.hide,
+                    environment=dict(task.order.environment),
+                    offline=offline,
                     limits=Limits(
                         deadline=time.monotonic() + task.time_limit,
                         memory=task.memory_limit,
@@ -237,6 +249,16 @@ class Job:
             finally:
                 if made is not None:
                     made.remove()
+
+    def _requirements(self, source: Path) -> tuple[str, ...]:
+        """What building takes, read from an archive that may be made to take for ever."""
+        signal.alarm(int(INSPECT_TIME))
+        try:
+            found = requirements.build_requirements(source)
+        finally:
+            signal.alarm(0)
+        self._say(f"building without a network, with {', '.join(found) or 'nothing'} brought in first")
+        return found
 
     def _inspect(self, report: Report) -> Report:
         """Describe the wheels; a hostile one may cost the time that is set here, and no more."""

@@ -2,7 +2,7 @@
 """How a build is kept apart from the builder: bubblewrap where it works, an ordinary user where it does not.
 
 In bubblewrap a build sees the system's programs and libraries and its Python read-only, a few files of /etc, its own
-directory as /build, a private /tmp on the same disk, and the network (pip fetches build requirements). It does not see
+directory as /build, a private /tmp on the same disk, and (unless told otherwise) the network. It does not see
 homes, keys, the farm's directories or other processes, has no capabilities, and cannot outlive its parent. Abstract
 sockets come with the network and are shared.
 
@@ -198,14 +198,17 @@ def bubblewrap(
     show: Mapping[Path, PurePosixPath] | None = None,
     hide: Iterable[Path] = (),
     environ: Mapping[str, str] | None = None,
+    network: bool = True,
 ) -> list[str]:
     """The command that runs ``command`` confined to ``at``.
 
     ``show``: further files and directories to be seen, read-only, and where. ``hide``: paths that must not be seen
     even if they lie in something that is shown.
     """
-    arguments = [program, "--unshare-user", "--unshare-all", "--share-net", "--die-with-parent", "--new-session"]
+    arguments = [program, "--unshare-user", "--unshare-all", *(["--share-net"] if network else [])]
     arguments += [
+        "--die-with-parent",
+        "--new-session",
         "--disable-userns",
         "--uid",
         str(_UID),

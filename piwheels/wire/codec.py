@@ -59,8 +59,20 @@ class _Seconds:
         return self._kind.dump(-(-value // timedelta(seconds=1)), where)  # rounded up: 0 would mean no time at all
 
 
+class _Variables:
+    """A build's environment: a map on the wire, pairs here."""
+
+    _kind = MapOf(Text(100, re.compile(r"[A-Za-z_][A-Za-z0-9_]*")), Text(4000, re.compile(r"[^\x00]*"), raw=True), 50)
+
+    def load(self, data: Any, where: str) -> tuple[tuple[str, str], ...]:
+        return tuple(sorted(self._kind.load(data, where).items()))
+
+    def dump(self, value: Any, where: str) -> Any:
+        return self._kind.dump(dict(value), where)
+
+
 class _OrderTable:
-    """BUILD's third element: a map with a map of the sdist inside."""
+    """BUILD's third element: a map with a map of the sdist inside. What a recipe adds is absent where none does."""
 
     _build = Table(
         dict,
@@ -69,6 +81,9 @@ class _OrderTable:
             "target": ("target", _WORD),
             "time": ("time_limit", _Seconds()),
             "memory": ("memory_limit", Integer()),
+            "apt": ("apt", ListOf(Text(100, re.compile(r"[a-z0-9][a-z0-9+.-]+")), 100)),
+            "environment": ("environment", _Variables()),
+            "network": ("network", Flag()),
         },
         required=frozenset({"token", "target", "sdist", "time", "memory"}),
     )
@@ -89,7 +104,10 @@ class _OrderTable:
         return m.Order(**{"sdist_size": None, **build, **sdist})
 
     def dump(self, value: Any, where: str) -> dict[str, Any]:
-        return {**self._build.dump(value, where), "sdist": self._sdist.dump(value, f"{where}'s sdist")}
+        build = self._build.dump(value, where)
+        usual = {"apt": [], "environment": {}, "network": True}
+        plain = {key: item for key, item in build.items() if key not in usual or item != usual[key]}
+        return {**plain, "sdist": self._sdist.dump(value, f"{where}'s sdist")}
 
 
 class _BusyRow:

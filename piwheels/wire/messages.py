@@ -145,6 +145,9 @@ class Order:
     sdist_size: int | None  #: bytes
     time_limit: timedelta
     memory_limit: int  #: bytes; 0: no limit
+    apt: tuple[str, ...] = ()  #: Debian packages that must be installed where it is built
+    environment: tuple[tuple[str, str], ...] = ()  #: variables for the build, beside those of the builder's own
+    network: bool = True  #: whether the sdist's code may reach the network
 
 
 @dataclass(frozen=True, slots=True)

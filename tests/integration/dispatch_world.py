@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, func, insert, select
 
 from piwheels.db import slaves, targets
 from piwheels.db.builds import RetryPolicy
-from piwheels.db.queue import Terms
+from piwheels.db.claims import Terms
 from piwheels.db.tables import jobs, projects, releases, upstream_files
 from piwheels.master.session import Lease, Result, VerifiedFile
 from piwheels.master.targets import Target

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, Engine, Select, func, select
 
 from piwheels.db import changes, targets, watches
 from piwheels.db.tables import feeds, jobs, pages, projects, releases, upstream_files
@@ -17,6 +17,7 @@ from piwheels.db.tables import watches as watch_table
 from piwheels.master import feed
 from piwheels.master.role import Context
 from piwheels.master.targets import PRESETS
+from piwheels.pypi.model import MAX_REASON, clean
 from piwheels.settings import DatabaseSettings, FeedSettings, Settings, UpstreamSettings
 from piwheels.vocabulary import Role, WatchState
 from tests.simulator import Simulator
@@ -90,29 +91,7 @@ class World:
     def rows(self) -> list[Any]:
         """Everything that PyPI's truth became, without our own numbers."""
         with self.engine.begin() as conn:
-            files = (
-                select(
-                    projects.c.name,
-                    projects.c.display_name,
-                    projects.c.summary,
-                    projects.c.serial,
-                    releases.c.version,
-                    releases.c.released,
-                    releases.c.yanked,
-                    releases.c.yanked_reason,
-                    releases.c.requires_python,
-                    releases.c.wanted,
-                    upstream_files.c.filename,
-                    upstream_files.c.sha256,
-                    upstream_files.c.url,
-                    upstream_files.c.yanked,
-                    upstream_files.c.uploaded,
-                )
-                .outerjoin(releases, releases.c.project_id == projects.c.id)
-                .outerjoin(upstream_files, upstream_files.c.release_id == releases.c.id)
-                .order_by(projects.c.name, releases.c.sort_key, upstream_files.c.filename)
-            )
-            return [tuple(row) for row in conn.execute(files)]
+            return [tuple(row) for row in conn.execute(facts())]
 
     def jobs(self) -> list[tuple[str, str]]:
         """(version, target)"""
@@ -150,34 +129,12 @@ class World:
 
     def ours(self) -> dict[str, TruthProject]:
         """What we have, in the words of the simulator's truth."""
-        query = (
-            select(projects, releases, upstream_files.c.filename, upstream_files.c.kind, upstream_files.c.sha256)
-            .outerjoin(releases, releases.c.project_id == projects.c.id)
-            .outerjoin(upstream_files, upstream_files.c.release_id == releases.c.id)
-            .order_by(projects.c.name, releases.c.version, upstream_files.c.filename)
-        )
-        found: dict[str, TruthProject] = {}
         with self.engine.begin() as conn:
-            for row in conn.execute(query).mappings():
-                project = found.setdefault(
-                    row["name"],
-                    TruthProject(row["display_name"], row["serial"], row["status"].value, {}),
-                )
-                if row["version"] is not None:
-                    _add_file(project, row)
-        return found
+            return ours(conn)
 
     def truth(self) -> dict[str, TruthProject]:
-        """What we should have; see TruthProject. Projects that never had a file are none to us."""
-        theirs, ours = self.pypi.truth(), self.ours()
-        seen = {name: one for name, one in theirs.items() if one.releases or name in ours}
-        hidden = {name for name, one in seen.items() if one.status == "quarantined"}
-        for name in hidden:  # what we knew of it before is kept; what was hidden from the first we cannot know
-            if name not in ours:
-                del seen[name]
-            elif ours[name].releases.items() <= seen[name].releases.items():
-                seen[name] = replace(seen[name], releases=ours[name].releases)
-        return seen
+        """What we should have; see :func:`expected`."""
+        return expected(self.pypi.truth(), self.ours())
 
     def followed(self) -> bool:
         """Whether everything that PyPI has is what we have."""
@@ -190,6 +147,84 @@ class World:
     def waiting(self) -> int:
         with self.engine.begin() as conn:
             return sum(changes.waiting(conn).values())
+
+
+def facts() -> Select[Any]:
+    """Everything that PyPI's truth became, without our own numbers."""
+    return (
+        select(
+            projects.c.name,
+            projects.c.display_name,
+            projects.c.summary,
+            projects.c.serial,
+            releases.c.version,
+            releases.c.released,
+            releases.c.yanked,
+            releases.c.yanked_reason,
+            releases.c.requires_python,
+            releases.c.wanted,
+            upstream_files.c.filename,
+            upstream_files.c.sha256,
+            upstream_files.c.url,
+            upstream_files.c.yanked,
+            upstream_files.c.uploaded,
+        )
+        .outerjoin(releases, releases.c.project_id == projects.c.id)
+        .outerjoin(upstream_files, upstream_files.c.release_id == releases.c.id)
+        .order_by(projects.c.name, releases.c.sort_key, upstream_files.c.filename)
+    )
+
+
+def ours(conn: Connection) -> dict[str, TruthProject]:
+    """What we have, in the words of the simulator's truth."""
+    query = (
+        select(
+            projects.c.name,
+            projects.c.display_name,
+            projects.c.serial,
+            projects.c.status,
+            releases.c.version,
+            releases.c.yanked,
+            releases.c.yanked_reason,
+            upstream_files.c.filename,
+            upstream_files.c.sha256,
+        )
+        .outerjoin(releases, releases.c.project_id == projects.c.id)
+        .outerjoin(upstream_files, upstream_files.c.release_id == releases.c.id)
+        .order_by(projects.c.name, releases.c.version, upstream_files.c.filename)
+    )
+    found: dict[str, TruthProject] = {}
+    for row in conn.execute(query).mappings():
+        project = found.setdefault(
+            row["name"], TruthProject(row["display_name"], row["serial"], row["status"].value, {})
+        )
+        if row["version"] is not None:
+            _add_file(project, row)
+    return found
+
+
+def expected(theirs: dict[str, TruthProject], ours: dict[str, TruthProject]) -> dict[str, TruthProject]:
+    """What we should have; see TruthProject. Projects that never had a file are none to us; those that have none any
+    more may have no JSON, and so no new spelling; of those in quarantine we have what we saw last, be it hidden now."""
+    seen = {name: _cleaned(one) for name, one in theirs.items() if one.releases or name in ours}
+    for name, one in list(seen.items()):
+        if name not in ours and one.status == "quarantined":
+            del seen[name]
+        elif one.status == "quarantined":
+            mine = ours[name]  # the index does not list it, so what happens to its people goes by who follows that
+            seen[name] = replace(one, display_name=mine.display_name, serial=mine.serial, releases=mine.releases)
+        elif not one.releases:
+            seen[name] = replace(one, display_name=ours[name].display_name)
+    return seen
+
+
+def _cleaned(project: TruthProject) -> TruthProject:
+    """A stranger's reasons are kept on one line."""
+    releases = {
+        version: replace(one, yanked_reason=clean(one.yanked_reason, MAX_REASON))
+        for version, one in project.releases.items()
+    }
+    return replace(project, releases=releases)
 
 
 def _add_file(project: TruthProject, row: Any) -> None:

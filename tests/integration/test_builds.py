@@ -9,6 +9,7 @@ from sqlalchemy import Engine, delete, select, update
 
 from piwheels.db import builds as attempts
 from piwheels.db import queue
+from piwheels.db.build_rows import MAX_BUILT_WITH
 from piwheels.db.tables import builds, dependencies, files, jobs, pages, releases
 from piwheels.master.session import Lease, Result
 from piwheels.vocabulary import DependencyTool, FailureReason, Outcome, PageKind, Priority
@@ -162,7 +163,7 @@ def test_text_that_postgresql_would_refuse(database: Engine, lease: Lease) -> No
         build = conn.execute(select(builds).where(builds.c.id == number)).one()
         assert len(build.detail) == 1000 and "\0" not in build.detail
         assert (build.duration, build.cpu_seconds, build.built_from) == (timedelta(0), None, None)
-        assert build.peak_memory == 2**63 - 1 and len(build.built_with) == attempts.MAX_BUILT_WITH
+        assert build.peak_memory == 2**63 - 1 and len(build.built_with) == MAX_BUILT_WITH
 
 
 def test_numbers_and_orphans(database: Engine, lease: Lease) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, func, select, text, update
 
+from piwheels.db import operator
 from piwheels.db import slaves as slave_rows
 from piwheels.db.tables import builds, dependencies, files, jobs, pages, slaves, switches, targets
 from piwheels.master import dispatch
@@ -89,6 +90,38 @@ def test_a_build_is_handed_out_with_its_lease_in_the_database(farm: Farm) -> Non
     other = farm.builder()
     other.hello()
     assert other.idle() == m.Sleep(paused=False)
+
+
+def test_the_next_jobs_are_leased_ahead(farm: Farm) -> None:
+    for number in range(6):
+        farm.job(f"p{number}")
+    builder = farm.builder()
+    builder.hello()
+    first = builder.job()
+    builder.fail(first, FailureReason.PACKAGE)
+    second = builder.job()  # asks for the second time: that is demand
+    world.wait_for(lambda: farm.state.get("ahead"), "jobs that are leased ahead")
+    nobodys = (jobs.c.lease_token.is_not(None), jobs.c.lease_slave_id.is_(None))
+    assert world.count(farm.engine, jobs, *nobodys) == farm.state["ahead"]
+    builder.fail(second, FailureReason.PACKAGE)
+    third = builder.job()
+    assert third.order is not None
+    token = uuid.UUID(hex=third.order.token)
+    mine = (jobs.c.lease_token == token, jobs.c.lease_slave_id == builder.slave_id)
+    world.wait_for(lambda: world.count(farm.engine, jobs, *mine), "the builder as its holder")
+    with farm.engine.begin() as conn:
+        operator.pause(conn, True)
+    world.wait_for(lambda: not world.count(farm.engine, jobs, *nobodys), "all to be given back")
+    assert builder.busy() == m.Cont(), "what is being built is finished"
+    with farm.engine.begin() as conn:
+        operator.pause(conn, False)
+    builder.fail(third, FailureReason.PACKAGE)
+    fourth = builder.job()
+    builder.fail(fourth, FailureReason.PACKAGE)
+    assert world.count(farm.engine, builds) == 4
+    assert world.count(farm.engine, builds, builds.c.slave_id == builder.slave_id) == 4
+    farm.stop()
+    assert world.count(farm.engine, jobs, *nobodys) == 0, "nothing is left behind"
 
 
 def test_busy_renews_the_lease(farm: Farm) -> None:

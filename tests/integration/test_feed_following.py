@@ -12,6 +12,8 @@ from sqlalchemy import Engine, delete, select, update
 from piwheels.db import changes
 from piwheels.db.tables import changes as change_table
 from piwheels.db.tables import documents, projects, watches
+from piwheels.pypi.interpret import Change
+from piwheels.pypi.pending import Priority
 from piwheels.settings import DatabaseSettings
 from piwheels.vocabulary import ProjectStatus
 from tests.integration.feed_world import QUICK, World
@@ -223,6 +225,10 @@ def test_only_what_is_listed_is_followed(following: World) -> None:
         following.wait(lambda: "alpha" in following.ours() and following.applied() == following.pypi.serial)
     assert set(following.ours()) == {"alpha"}
     assert not following.pypi.asked("beta")
+    with following.engine.begin() as conn:
+        heard = [Change(name, 0, 0, removed=False, page=False) for name in ("alpha", "beta", "gamma")]
+        assert changes.record(conn, heard, Priority.REPAIR, restricted=True) == 1
+        assert changes.record(conn, heard, Priority.REPAIR) == 3
 
 
 def test_requirements_with_what_they_depend_on(following: World, tmp_path: Path) -> None:

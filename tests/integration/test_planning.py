@@ -186,7 +186,7 @@ def test_planning_twice_writes_nothing(farm: Farm) -> None:
 
 def test_a_release_that_is_gone_plans_to_nothing(farm: Farm) -> None:
     with farm.engine.begin() as conn:
-        assert planning.replan_release(conn, 4711).verdicts == ()
+        planning.replan_release(conn, 4711)
         assert planning.verdicts(conn, 4711) == {}
 
 
@@ -258,19 +258,19 @@ def test_a_target_added_later_is_planned_in_batches_that_can_be_interrupted(farm
         farm.pypi.add_release("alpha", f"{number}.0", wheels=("cp39-cp39-win32",))
     farm.sync(every=True)
 
-    def step() -> planning.Progress:
+    def step() -> planning.Step:
         with farm.engine.begin() as conn:
             return planning.catch_up(conn, batch=3)
 
     assert [step().planned for _ in range(4)] == [3, 3, 1, 0]  # nothing is known of what was planned for: all, once
     with farm.engine.begin() as conn:
         conn.execute(update(target_table).where(target_table.c.name == "trixie-arm64").values(enabled=False))
-    assert step() == planning.Progress(planned=3, finished=False)
-    assert step() == planning.Progress(planned=3, finished=False)
-    assert step() == planning.Progress(planned=1, finished=True)
+    assert step() == planning.Step(planned=3, finished=False)
+    assert step() == planning.Step(planned=3, finished=False)
+    assert step() == planning.Step(planned=1, finished=True)
     with farm.engine.begin() as conn:
         assert conn.execute(select(func.count()).select_from(jobs)).scalar_one() == 7 * 3
-    assert step() == planning.Progress(planned=0, finished=True)
+    assert step() == planning.Step(planned=0, finished=True)
 
 
 def test_two_planners_of_one_release_take_turns(farm: Farm) -> None:

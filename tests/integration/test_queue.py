@@ -58,7 +58,7 @@ def test_order_of_jobs(database: Engine, farm: tuple[int, int]) -> None:
         "again": {"priority": Priority.RETRY},
         "asked": {"priority": Priority.REQUEST},
         "fresh": {"priority": Priority.NEW},
-        "resting": {"priority": Priority.REQUEST, "ready_at": func.now() + timedelta(minutes=1)},
+        "resting": {"priority": Priority.REQUEST, "ready_at": func.now() + timedelta(minutes=1), "resting": True},
     }
     with database.begin() as conn:
         for name, values in facts.items():
@@ -171,7 +171,7 @@ def test_unclaim_leaves_no_trace(database: Engine, farm: tuple[int, int]) -> Non
         before = conn.execute(select(jobs)).one()
     token = claim(database, farm).token
     with database.begin() as conn:
-        queue.unclaim(conn, token)
+        queue.unclaim(conn, token, policy=world.POLICY)
         assert conn.execute(select(jobs)).one() == before
 
 

@@ -7,11 +7,13 @@ Each build is a second or two. They run confined as the builder would choose her
 import json
 import os
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ from piwheels.wire.messages import Build, Built, Order
 from tests.files_server import serve
 from tests.sdists import Sdist, make_sdist
 from tests.waiting import wait_for
+from tests.wheels import make_wheel, metadata_text
 
 pytestmark = pytest.mark.e2e
 
@@ -396,3 +399,96 @@ def test_what_a_build_can_see(
         prefix = Path(sys.prefix)  # the way to our own Python is there, and nothing beside it
         assert found["home"] == ([prefix.parts[2]] if prefix.is_relative_to("/home") else [])
         assert found["tests"] == []
+
+
+# What an order may say beyond what to build
+
+
+def test_a_build_sees_the_variables_of_its_order(
+    runner_for: Callable[..., Runner], files: Path, server: str, confinement: str
+) -> None:
+    code = """
+    print(ascii({key: os.environ[key] for key in ("A", "HOME")}))
+    name = wheel(out)
+    """
+    given = (("A", "x 'y' \n $(z) é"), ("HOME", "/elsewhere"))
+    built = build(runner_for(sandbox=confinement), order(make_sdist(files, code), server, environment=given))
+    assert built.ok, built.log
+    assert ascii({"A": given[0][1]})[:-1] in built.log
+    assert "/elsewhere" not in built.log
+
+
+def test_missing_packages_end_a_build_before_it_begins(
+    runner_for: Callable[..., Runner], files: Path, server: str
+) -> None:
+    runner, sdist = runner_for(), make_sdist(files)
+    built = build(runner, order(sdist, server, apt=("libno-such-dev", "dpkg", "no-such2")))
+    words = "it needs Debian packages that are not installed here: libno-such-dev no-such2"
+    assert reason(built) == (FailureReason.BUILDER, words)
+    assert "fetching" not in built.log
+    if shutil.which("dpkg-query"):
+        assert build(runner, order(sdist, server, apt=("dpkg",))).ok
+
+
+@pytest.mark.parametrize("network", [True, False])
+def test_a_build_without_a_network_has_what_it_requires(
+    runner_for: Callable[..., Runner], files: Path, server: str, network: bool
+) -> None:
+    runner = runner_for()
+    if runner.sandbox.confinement is not Confinement.BUBBLEWRAP:
+        pytest.skip("bubblewrap does not work here")
+    make_wheel(
+        files,
+        "need-1.0-py3-none-any.whl",
+        members={"need.py": b"x = 42\n"},
+        metadata=metadata_text("need"),
+        dist_info="need-1.0.dist-info",
+    )
+
+    def index(answer: BaseHTTPRequestHandler) -> None:
+        page = b'<!DOCTYPE html><a href="/need-1.0-py3-none-any.whl">need-1.0-py3-none-any.whl</a>'
+        answer.send_response(200)
+        answer.send_header("Content-Type", "text/html")
+        answer.send_header("Content-Length", str(len(page)))
+        answer.end_headers()
+        answer.wfile.write(page)
+
+    with serve(files, {"/simple/need/": index}) as address:
+        code = f"""
+        import need, socket
+        try:
+            socket.create_connection(("127.0.0.1", {address.rpartition(":")[2]}), timeout=10).close()
+            print("a network,", need.x)
+        except OSError:
+            print("no network,", need.x)
+        name = wheel(out)
+        """
+        sdist = make_sdist(files, code, requires='["need >= 1"]')
+        built = build(runner, order(sdist, server, network=network), index_url=f"{address}/simple/")
+    assert built.ok, built.log
+    assert ("a network, 42" if network else "no network, 42") in built.log
+    assert ("building without a network, with need>=1 brought in first" in built.log) is not network
+    assert built.report is not None and built.report.built_with.get("need", "1.0") == "1.0"
+
+
+def test_a_network_cannot_be_taken_away_without_bubblewrap(
+    runner_for: Callable[..., Runner], files: Path, server: str
+) -> None:
+    built = build(runner_for(sandbox="off"), order(make_sdist(files), server, network=False))
+    words = "it is to be built without a network, which this builder cannot do: it has no bubblewrap"
+    assert reason(built) == (FailureReason.BUILDER, words)
+
+
+def test_requirements_that_cannot_be_had_end_a_build(
+    runner_for: Callable[..., Runner], files: Path, server: str
+) -> None:
+    runner = runner_for()
+    if runner.sandbox.confinement is not Confinement.BUBBLEWRAP:
+        pytest.skip("bubblewrap does not work here")
+    sdist = make_sdist(files, "print('it ran')\nname = wheel(out)", requires='["need"]')
+    built = build(runner, order(sdist, server, network=False))
+    assert not built.ok and "it ran" not in built.log
+    sdist = make_sdist(files, project="bar", requires='["--index-url=http://evil"]')
+    built = build(runner, order(sdist, server, network=False))
+    assert reason(built)[0] is FailureReason.PACKAGE
+    assert "build-system.requires has what is no requirement" in reason(built)[1]

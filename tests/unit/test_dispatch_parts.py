@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from piwheels.master.dispatch_logs import clean_log
-from piwheels.master.dispatch_pool import Inbox, Strands
+from piwheels.master.dispatch_pool import Group, Inbox, Strands
 from piwheels.master.dispatch_pulse import figures
 from piwheels.wire.messages import Stats
 
@@ -62,6 +62,82 @@ def test_a_job_that_fails_takes_nothing_with_it(pool: Strands, caplog: pytest.Lo
     pool.submit("key", done.set)
     assert done.wait(10)
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_job_that_is_held_keeps_its_key_waiting(pool: Strands) -> None:
+    begun, after, other = threading.Event(), threading.Event(), threading.Event()
+
+    def held() -> object:
+        begun.set()
+        return Strands.HELD
+
+    pool.submit("key", held)
+    pool.submit("key", after.set)
+    assert begun.wait(10)
+    pool.submit("other", other.set)
+    assert other.wait(10) and not after.is_set()
+    assert pool.waiting >= 2
+    pool.free("key")
+    assert after.wait(10)
+
+
+class Over(Exception):
+    """All is over."""
+
+
+def test_a_group_does_together_what_came_in_together() -> None:
+    rounds: list[list[int]] = []
+    first, go, done = threading.Event(), threading.Event(), threading.Event()
+
+    def work(items: list[int]) -> list[int]:
+        rounds.append(items)
+        first.set()
+        assert go.wait(10)
+        return [item * 2 for item in items]
+
+    results: list[int | None] = []
+    group = Group(work, most=3, ends=Over, name="test")
+    group.start()
+    group.put(0, results.append)
+    assert first.wait(10)
+    for number in range(1, 6):
+        group.put(number, results.append if number < 5 else lambda result: (results.append(result), done.set()))
+    assert group.waiting == 5
+    go.set()
+    assert done.wait(10)
+    group.stop(10)
+    assert rounds == [[0], [1, 2, 3], [4, 5]] and results == [0, 2, 4, 6, 8, 10]
+
+
+def test_one_fault_in_a_group_is_nobody_elses(caplog: pytest.LogCaptureFixture) -> None:
+    go, done = threading.Event(), threading.Event()
+
+    def work(items: list[int]) -> list[int]:
+        assert go.wait(10)
+        return [100 // item for item in items]
+
+    results: list[int | None] = []
+    group = Group(work, most=9, ends=Over, name="test")
+    group.start()
+    for number in (5, 0, 4):
+        group.put(number, results.append)
+    group.put(2, lambda result: (results.append(result), done.set()))
+    go.set()
+    assert done.wait(10)
+    group.stop(10)
+    assert results == [20, None, 25, 50] and "ZeroDivisionError" in caplog.text
+
+
+def test_a_group_that_is_over_calls_nobody() -> None:
+    def work(items: list[int]) -> list[int]:
+        raise Over
+
+    results: list[int | None] = []
+    group = Group(work, most=9, ends=Over, name="test")
+    group.start()
+    group.put(1, results.append)
+    group.stop(10)
+    assert results == []
 
 
 def test_inbox_wakes_a_poll_and_keeps_order() -> None:

@@ -53,6 +53,14 @@ def test_relative_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
     assert load(None, {}, ["paths.run=here"]).paths.run == Path.cwd() / "here"
 
 
+def test_a_path_may_be_left_empty_where_there_need_be_none(tmp_path: Path) -> None:
+    assert load(None).recipes.folder is None
+    assert load(None, {}, ["recipes.folder="]).recipes.folder is None
+    assert load(written(tmp_path, "[recipes]\nfolder = 'mine'\n")).recipes.folder == tmp_path / "mine"
+    assert "a path, not 3" in complaint(written(tmp_path, "[recipes]\nfolder = 3\n"))
+    assert "must be a path" in complaint(None, {}, ["paths.run="])
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("a, b", ("a", "b")), ("a b\tc", ("a", "b", "c")), ("", ()), (" , ", ()), ("RPi.GPIO", ("RPi.GPIO",))],

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Results on their way into the database: prepared in the builder's turn, committed with whatever else comes in.
+
+Owns the thread that records. While a result is in its hands, its lease is kept alive and its builder's other affairs
+wait; it must not know sessions or sockets.
+"""
+
+import logging
+from collections.abc import Callable
+
+from piwheels.db.engine import Stopped
+from piwheels.master.dispatch_pool import Group, Strands
+from piwheels.master.dispatch_pulse import Pulse
+from piwheels.master.dispatch_work import Clerk
+from piwheels.master.session import Recorded, Result
+from piwheels.vocabulary import FailureReason
+
+logger = logging.getLogger(__name__)
+
+ROUND = 32  #: results recorded in one transaction
+
+Then = Callable[[Recorded], None]  #: called from any thread
+
+
+class Recorder:
+    """One for the loop."""
+
+    def __init__(self, clerk: Clerk, pulse: Pulse, work: Strands) -> None:
+        self._clerk = clerk
+        self._pulse = pulse
+        self._work = work
+        self._group = Group(clerk.commit, most=ROUND, ends=Stopped, name="recorder")
+
+    def start(self) -> None:
+        """Begin."""
+        self._group.start()
+
+    def stop(self, timeout: float) -> None:
+        """Finish what is in hand, and end."""
+        self._group.stop(timeout)
+
+    def hold(self, result: Result) -> None:
+        """From here on the lease is ours."""
+        self._pulse.hold(result.lease.token)
+
+    def let_go(self, result: Result) -> None:
+        """It is not, after all."""
+        self._pulse.let_go(result.lease.token)
+
+    def job(self, key: str, result: Result, then: Then) -> Callable[[], object]:
+        """What is to be done in the turn of the builder with this key."""
+
+        def recorded(done: Recorded | None) -> None:  # in the group's thread
+            try:
+                self._settle(result, done, then)
+            finally:
+                self._work.free(key)
+
+        def job() -> object:
+            try:
+                entry = self._clerk.prepare(result)
+            except Stopped:
+                return None
+            except Exception:
+                logger.exception("a fault in piwheels itself while a result was prepared")
+                self._settle(result, None, then)
+                return None
+            self._group.put(entry, recorded)
+            return Strands.HELD
+
+        return job
+
+    def _settle(self, result: Result, done: Recorded | None, then: Then) -> None:
+        lease = result.lease
+        try:
+            if done is None:
+                logger.error("the result of %s %s cannot be recorded", lease.project, lease.version)
+                self._clerk.release(lease.token, FailureReason.BUILDER, "the master could not record the result")
+        except Stopped:
+            return
+        finally:
+            self._pulse.let_go(lease.token)
+        then(Recorded())
