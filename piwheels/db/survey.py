@@ -12,7 +12,7 @@ from psycopg import Connection as RawConnection
 from sqlalchemy import Connection, select
 
 from piwheels.db import changes
-from piwheels.db.tables import watches
+from piwheels.db.tables import projects, watches
 from piwheels.pypi.interpret import Change
 from piwheels.pypi.listing import Listing, compare, implausible
 from piwheels.pypi.pending import Priority
@@ -47,13 +47,20 @@ class Survey:
 
 
 def note(
-    conn: Connection, listing: Listing, *, restricted: bool, live: bool, fill: Priority = Priority.REPAIR
+    conn: Connection,
+    listing: Listing,
+    *,
+    restricted: bool,
+    live: bool,
+    hidden: bool = False,
+    fill: Priority = Priority.REPAIR,
 ) -> Survey:
     """Record every project that differs, and the listing's serial as our position if it is followed (``live``) or there
     is none yet.
 
     What moved since the position is news. What differs though it should not is for ``fill``: at the pace of repairs,
-    unless somebody bootstraps. ``restricted``: watched projects only.
+    unless somebody bootstraps. ``hidden``: have quarantined projects asked for, too: they are not listed, whether they
+    change, are removed, or neither. ``restricted``: watched projects only.
     """
     position = changes.position(conn)
     since = listing.last_serial if position is None else position
@@ -68,6 +75,9 @@ def note(
         changes.advance(conn, listing.last_serial, source="index")
     elif position is None:
         changes.advance(conn, listing.last_serial, source="bootstrap")
+    if hidden:
+        unlisted = [name for name in _quarantined(conn) if name not in listing.serials]
+        _record(conn, [(name, 0) for name in unlisted], Priority.REPAIR, restricted=restricted)
     old = [[(name, serial) for name, serial in part if serial <= since] for part in (difference.new, difference.moved)]
     return Survey(
         listed=len(listing.serials),
@@ -113,6 +123,10 @@ def _record_gone(conn: Connection, names: Sequence[str], priority: Priority, *, 
 
 def _batches(found: Sequence[T]) -> Iterator[Sequence[T]]:
     return (found[start : start + AT_ONCE] for start in range(0, len(found), AT_ONCE))
+
+
+def _quarantined(conn: Connection) -> Sequence[str]:
+    return conn.scalars(select(projects.c.name).where(projects.c.status == ProjectStatus.QUARANTINED)).all()
 
 
 def _watched(conn: Connection, listing: Listing) -> Listing:

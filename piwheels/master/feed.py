@@ -102,7 +102,7 @@ class Feed:
                 repairs=self._settings.feed.repairs,
                 log=self._log,
             )
-            sources = _Sources(Journal(ears), Index(ears), WatchList(ears, self._names()))
+            sources = _Sources(Journal(ears), self._index(ears), WatchList(ears, self._names()))
             await together(
                 applier.run(),
                 self._listen(sources, applier),
@@ -112,6 +112,9 @@ class Feed:
                 self._recipes.keep_planning(),
                 self._report(ears, applier),
             )
+
+    def _index(self, ears: Ears) -> Index:
+        return Index(ears, hidden_every=self._settings.feed.reconcile.total_seconds())
 
     async def _be_the_only_one(self) -> None:
         told = False

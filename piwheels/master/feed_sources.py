@@ -6,9 +6,12 @@ they share the position, and hearing twice is harmless.
 """
 
 import logging
+import math
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from sqlalchemy import Connection
@@ -112,9 +115,12 @@ class Index:
 
     name = SourceName.INDEX
 
-    def __init__(self, ears: Ears) -> None:
+    def __init__(self, ears: Ears, *, hidden_every: float) -> None:
+        """``hidden_every``: seconds between two looks at what PyPI hides, at least; 0: none."""
         self._ears = ears
         self._etag = ""
+        self._hidden_every = hidden_every
+        self._hidden_at = -math.inf
 
     async def poll(self) -> Heard:
         """What the listing has that we have not."""
@@ -126,10 +132,14 @@ class Index:
 
     async def _look(self, *, live: bool) -> Heard:
         ears = self._ears
-        listing = await ears.gate.ask(lambda: ears.pypi.listing(etag=self._etag))
+        hidden = self._hidden_every > 0 and time.monotonic() - self._hidden_at >= self._hidden_every
+        listing = await ears.gate.ask(lambda: ears.pypi.listing(etag="" if hidden else self._etag))
         if listing is None:
             return Heard(0, more=False)
-        found = await ears.database(lambda conn: survey.note(conn, listing, restricted=ears.restricted, live=live))
+        note = partial(survey.note, listing=listing, restricted=ears.restricted, live=live, hidden=hidden)
+        found = await ears.database(note)
+        if hidden:
+            self._hidden_at = time.monotonic()
         self._etag = listing.etag if not found.doubt else ""
         self._note(found, listing)
         return Heard(found.news + found.findings, more=False)

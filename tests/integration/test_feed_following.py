@@ -106,6 +106,17 @@ def test_quarantine_stops_builds_and_its_end_starts_them(following: World) -> No
         following.wait(following.jobs)
 
 
+def test_what_was_removed_while_in_quarantine_is_noticed_without_the_journal(following: World) -> None:
+    following.pypi.add_release("alpha", "1.0")
+    following.pypi.add_release("beta", "1.0")
+    with following.feeding(source="index", reconcile=SOON, repairs=6000, disbelief=SOON):
+        following.wait(lambda: following.followed() and following.ours())
+        following.pypi.quarantine("alpha")
+        following.wait(lambda: following.ours()["alpha"].status == "quarantined")
+        following.pypi.remove_project("alpha")
+        following.wait(lambda: set(following.ours()) == {"beta"})
+
+
 def test_people_who_leave_take_no_project_with_them(following: World) -> None:
     with following.feeding():
         following.pypi.add_release("alpha", "1.0")

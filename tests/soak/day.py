@@ -160,6 +160,7 @@ class _Life:
             "feed.listing": "0.5",
             "feed.journal_retry": "1",
             "feed.reconcile": "2",
+            "feed.disbelief": "20",  # of what is removed while in quarantine, the index says nothing
             "feed.repairs": "60000",
         }
         flags = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
