@@ -5,13 +5,14 @@ PYTHON = .venv/bin/python
 TESTS ?= tests
 export PYTHONDONTWRITEBYTECODE ?= 1
 
-.PHONY: help farm check test test-diet test-pypi test-arm bench bench-scale soak docs clean
+.PHONY: help farm check test test-diet test-long test-pypi test-arm bench bench-scale soak docs clean
 
 help:
 	@echo 'make farm        a whole farm on this machine, in farm/  (PROJECTS="spidev smbus" ARGS=--once)'
 	@echo 'make check       formatting, lint, types, unit tests'
 	@echo 'make test        all tests, on a PostgreSQL of their own'
 	@echo 'make test-diet   the tests of what a builder runs, on the oldest versions it may have'
+	@echo 'make test-long   100 000 jobs, 20 builders that are killed all the time; a farm with two Pythons (hours)'
 	@echo 'make test-pypi   the tests that talk to the real PyPI'
 	@echo 'make test-arm    a builder in an emulated ARM system (root; several minutes)'
 	@echo 'make bench       every benchmark, one table (ARGS=--small: a fiftieth of it; make bench-dump: only that one)'
@@ -30,12 +31,16 @@ check:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 	$(PYTHON) docs/generate.py --check
-	$(PYTHON) -m pytest -q tests/unit
+	$(PYTHON) -m pytest -q -n 2 tests/unit
 
 # test-diet comes first so that the last line is the one that counts.
 test: test-diet
 	@tools/setup test
-	$(PYTHON) -m pytest -n 2 --dist loadfile -m 'not pypi' $(ARGS) $(TESTS)
+	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not pypi and not long' $(ARGS) $(TESTS)
+
+test-long:
+	@tools/setup test
+	$(PYTHON) -m pytest -m long $(ARGS) $(TESTS)
 
 test-diet:
 	@if tools/setup diet; then \
@@ -44,7 +49,7 @@ test-diet:
 
 test-pypi:
 	@tools/setup test
-	$(PYTHON) -m pytest -m pypi $(ARGS) $(TESTS)
+	$(PYTHON) -m pytest -m 'pypi and not long' $(ARGS) $(TESTS)
 
 test-arm:
 	@tools/setup test

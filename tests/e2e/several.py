@@ -37,6 +37,7 @@ from tests.integration import dispatch_world
 from tests.integration.builder import Address, Builder, announce
 from tests.waiting import wait_for
 
+TRIES, ANSWER = 20, 3000  #: connections of a pretender; milliseconds that each may go without an answer
 END = 20.0  #: seconds that a process may take to end
 
 
@@ -71,7 +72,7 @@ class SeveralTargets:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(END)
         if error is not None:
-            print(self.logs())
+            print(self.logs(), *map(repr, faults), sep="\n")
         _, alive = psutil.wait_procs(left, timeout=END)
         for one in alive:
             with suppress(psutil.NoSuchProcess):
@@ -212,7 +213,7 @@ class Pretender:
 
     def _run(self) -> None:
         try:
-            self._builder.connect().hello()
+            self._join()
             while not self._stop.is_set():
                 answer = self._builder.idle()
                 if isinstance(answer, m.Build):
@@ -223,6 +224,18 @@ class Pretender:
             self._fault = error
         finally:
             self._builder.close()
+
+    def _join(self) -> None:
+        """As real builders do: a connection that was refused (the master had not heard of our key yet) is not made
+        anew by ZeroMQ."""
+        for _ in range(TRIES):
+            self._builder.connect().send(self._builder.hello_message())
+            if self._builder.socket.poll(ANSWER):
+                assert isinstance(self._builder.receive(), m.Ack)
+                return
+            if self._stop.is_set():
+                return
+        raise AssertionError("the master did not answer")
 
     def _deliver(self, build: m.Build) -> None:
         project = build.package.replace("-", "_")

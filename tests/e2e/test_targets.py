@@ -81,6 +81,7 @@ def test_three_targets(pypi: Simulator) -> None:
 
 
 @pytest.mark.pypi
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_three_targets_with_two_pythons(pypi: Simulator) -> None:
     """The same, and the third target's builder is real too: where there is a newer Python, and PyPI for what a builder

@@ -22,7 +22,7 @@ from tests.integration.queue_storm import AHEAD, Storm, check, fill, kill, start
 pytestmark = pytest.mark.integration
 
 CLAIMERS = 20
-LONG = int(os.environ.get("PIWHEELS_STORM", "0"))
+LONG = int(os.environ.get("PIWHEELS_STORM", "100000"))
 
 
 def test_claimers_that_crash(database_settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +42,7 @@ def test_claimers_that_crash(database_settings: DatabaseSettings, monkeypatch: p
         engine.dispose()
 
 
-@pytest.mark.skipif(not LONG, reason="PIWHEELS_STORM says how many jobs")
+@pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_claimers_that_are_killed(database: Engine, database_settings: DatabaseSettings) -> None:
     storm = Storm(database, *fill(database, LONG))
