@@ -231,7 +231,9 @@ class Pretender:
         for _ in range(TRIES):
             self._builder.connect().send(self._builder.hello_message())
             if self._builder.socket.poll(ANSWER):
-                assert isinstance(self._builder.receive(), m.Ack)
+                answer = self._builder.receive()
+                assert isinstance(answer, m.Ack), answer
+                self._builder.slave_id = answer.slave_id
                 return
             if self._stop.is_set():
                 return
