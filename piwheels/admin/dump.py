@@ -3,11 +3,14 @@
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+
+from sqlalchemy import Engine
 
 from piwheels.commands import add_common_arguments, run
 from piwheels.db import migrate
@@ -79,9 +82,17 @@ def _write(output: str | None, settings: Settings, window: timedelta) -> DumpFac
             return dump.to_site(settings, engine, window=window)
         if output != "-":
             return dump.to_file(engine, Path(output).absolute(), window=window)
-        return dump.to_stream(engine, sys.stdout.buffer, window=window)
+        return _to_stdout(engine, window)
     finally:
         engine.dispose()
+
+
+def _to_stdout(engine: Engine, window: timedelta) -> DumpFacts:
+    try:
+        return dump.to_stream(engine, sys.stdout.buffer, window=window)
+    except BaseException:  # what is left in the buffer must not fail once more, and differently, when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 TICK = 0.2  #: seconds between two looks at the stop event
 LOOK = 5.0  #: seconds between two looks at whether targets have changed
 REPORT = 1.0  #: seconds between two reports
-HOPELESS = 5  #: tries without an answer, after which names that never had one are shown as errors (and still tried)
+HOPELESS = 4  #: tries without an answer, after which names that never had one are shown as errors (and still tried)
 QUIET = timedelta(minutes=10)  #: the same trouble is logged once in so long
 LOCK = 7_496_357_702  #: "only one feed"; any number will do as long as it stays
 

@@ -6,7 +6,7 @@ import pytest
 from tests.bench import __main__ as command
 from tests.bench.harness import Goal, Result, Usage, table
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 
 @pytest.mark.parametrize("name", command.NAMES)

@@ -23,7 +23,7 @@ from tests.simulator.script import Step, random_day
 
 pytestmark = pytest.mark.integration
 
-CASES = int(os.environ.get("PIWHEELS_CASES", "2400"))  #: of each of the two properties, half
+CASES = int(os.environ.get("PIWHEELS_CASES", "2000"))  #: of each of the two properties, half
 PARTS = 4  #: that each property is tested in
 RECORDINGS = 40
 PROJECTS, EVENTS = 10, 100  #: of a recording
