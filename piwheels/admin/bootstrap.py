@@ -5,11 +5,8 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from piwheels.commands import add_common_arguments, run
 from piwheels.db import migrate
@@ -17,6 +14,7 @@ from piwheels.db.engine import make_engine
 from piwheels.errors import ExitCode, SettingsError
 from piwheels.master import feed
 from piwheels.master.bootstrap import Bootstrap, Progress
+from piwheels.master.progress_bar import ProgressBar
 from piwheels.pypi.requirements import read_requirements
 from piwheels.settings import Settings
 
@@ -56,8 +54,8 @@ def _work(args: argparse.Namespace, settings: Settings) -> int:
     migrate.check(settings.database)
     engine = make_engine(settings.database, name="piw-bootstrap")
     try:
-        with _Screen() as screen:
-            work = Bootstrap(settings, engine, screen.show)
+        with ProgressBar("asking PyPI") as bar:
+            work = Bootstrap(settings, engine, partial(_show, bar))
             ended = asyncio.run(work.run(names=names, requirements=requirements, everything=args.all))
     finally:
         engine.dispose()
@@ -76,43 +74,10 @@ def _told(ended: Progress) -> int:
     return ExitCode.FAILED if ended.trouble or ended.missing else ExitCode.OK
 
 
-class _Screen:
-    """A bar with rate and time left on a terminal; a line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("left:"),
-            TimeRemainingColumn(),
-            console=self._console,
-        )
-        self._task = self._bar.add_task("asking PyPI", total=None, rate="")
-        self._said = -1
-
-    def __enter__(self) -> "_Screen":
-        if self._console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._console.is_terminal:
-            self._bar.stop()
-
-    def show(self, progress: Progress) -> None:
-        """How far it is."""
-        who = "asking PyPI" if progress.applying else "the master asks PyPI"
-        self._bar.update(self._task, description=who, total=progress.total, completed=progress.done)
-        speed = self._bar.tasks[0].speed
-        self._bar.update(self._task, rate=f"{speed:.0f}/s" if speed else "")
-        tenth = progress.done * 10 // max(1, progress.total)
-        if not self._console.is_terminal and tenth != self._said:
-            self._said = tenth
-            print(f"{who}: {progress.done} of {progress.total} projects", file=sys.stderr)
+def _show(bar: ProgressBar, progress: Progress) -> None:
+    who = "asking PyPI" if progress.applying else "the master asks PyPI"
+    line = f"{who}: {progress.done} of {progress.total} projects"
+    bar.show(progress.done, progress.total, line=line, what=who)
 
 
 if __name__ == "__main__":

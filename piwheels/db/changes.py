@@ -168,10 +168,8 @@ def postpone(conn: Connection, pending: Pending, wait: timedelta, *, doubted: bo
     conn.execute(update(changes).where(mine).values(values))
 
 
-def forget(conn: Connection, *, unwatched: bool) -> int:
-    """Drop what waits and is not to be followed any more: with a watch list, everything that is not on it."""
-    if not unwatched:
-        return 0
+def forget_unwatched(conn: Connection) -> int:
+    """Drop what waits and is not on the watch list; how many that were."""
     return conn.execute(delete(changes).where(~exists().where(watches.c.name == changes.c.name))).rowcount
 
 

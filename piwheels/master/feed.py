@@ -132,7 +132,8 @@ class Feed:
 
         def work(conn: Connection) -> list[Watch]:
             found = watches.settle(conn, self._entries, every=every)
-            changes.forget(conn, unwatched=self._rules.listed)
+            if self._rules.listed:
+                changes.forget_unwatched(conn)
             for watch in found:
                 if not is_name(watch.name):
                     words = f"{clean(watch.spelling, 80)!r} is not a project name"
