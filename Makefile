@@ -3,7 +3,6 @@
 
 PYTHON = .venv/bin/python
 TESTS ?= tests
-export PYTHONDONTWRITEBYTECODE ?= 1
 
 .PHONY: help farm check test test-diet test-long test-pypi test-arm bench bench-scale soak docs clean
 
@@ -33,10 +32,11 @@ check:
 	$(PYTHON) docs/generate.py --check
 	$(PYTHON) -m pytest -q -n 2 tests/unit
 
-# test-diet comes first so that the last line is the one that counts.
+# test-diet comes first so that the last line is the one that counts. One worker more than cores that CI has: many tests
+# wait for a process to start, or for time to pass.
 test: test-diet
 	@tools/setup test
-	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not pypi and not long' $(ARGS) $(TESTS)
+	$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not pypi and not long' $(ARGS) $(TESTS)
 
 test-long:
 	@tools/setup test
@@ -44,7 +44,7 @@ test-long:
 
 test-diet:
 	@if tools/setup diet; then \
-	    .venv-diet/bin/python -m pytest -q -p no:cacheprovider --noconftest $$(cat tests/diet.txt); \
+	    .venv-diet/bin/python -m pytest -q -n 2 -p no:cacheprovider --noconftest $$(cat tests/diet.txt); \
 	elif [ $$? = 3 ]; then echo 'test-diet: left out, see above'; else exit 1; fi
 
 test-pypi:
@@ -73,7 +73,7 @@ soak:
 	$(PYTHON) -m tests.soak $(ARGS)
 
 docs:
-	@tools/setup test
+	@tools/setup docs
 	$(PYTHON) docs/generate.py
 	$(PYTHON) -m sphinx -q -W -b html docs docs/_build/html
 	@echo 'docs/_build/html/index.html'

@@ -61,7 +61,8 @@ def new_database(cluster: Cluster) -> Iterator[Callable[[str | None], DatabaseSe
 
     def make(template: str | None) -> DatabaseSettings:
         name = f"test_{next(_numbers)}"
-        _maintain(cluster, f"CREATE DATABASE {name} TEMPLATE {template or 'template0'}")
+        # A copy of the files costs half of what a copy through the log does, where nothing needs to be safe.
+        _maintain(cluster, f"CREATE DATABASE {name} TEMPLATE {template or 'template0'} STRATEGY FILE_COPY")
         made.append(name)
         return DatabaseSettings(url=cluster.url_of(name), pool=5)
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import zmq
-from pypi_simple import PYPI_SIMPLE_ENDPOINT
 from sqlalchemy import Engine
 
 from piwheels.db import slaves
@@ -29,6 +28,7 @@ from piwheels.master.receiving import Dock
 from piwheels.master.role import Context
 from piwheels.master.session import Session
 from piwheels.master.store import Store
+from piwheels.pypi.addresses import Addresses
 from piwheels.settings import Settings
 from piwheels.wire import sockets
 from piwheels.wire.keys import KeyPair, load_or_make
@@ -88,7 +88,7 @@ def serve(
 def _index_url(settings: Settings) -> str:
     """Where builders get build requirements: PyPI. Ours might have a wheel that is broken, and build requirements from
     there could make every later build wrong."""
-    return settings.upstream.simple_url or PYPI_SIMPLE_ENDPOINT
+    return settings.upstream.simple_url or Addresses.of("").simple
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from piwheels.errors import DatabaseError
 from piwheels.master.policy import policy_of
 from piwheels.master.role import Context
 from piwheels.master.store import Store
-from piwheels.pypi.client import Addresses
+from piwheels.pypi.addresses import Addresses
 from piwheels.settings import Settings
 from piwheels.site import assets, paths, project_json, simple, writer
 from piwheels.site import pages as html

@@ -25,6 +25,7 @@ from piwheels.logger.batches import Answer, Batch
 from piwheels.logs import RateLimited
 from piwheels.master.dump import Dumper
 from piwheels.master.role import Context
+from piwheels.processes import only_one
 from piwheels.settings import Settings
 from piwheels.site.paths import PACKAGES_JSON
 
@@ -41,8 +42,10 @@ def run(settings: Settings, context: Context) -> None:
     zmq_context = zmq.Context()
     dumper = Dumper(settings, context)
     dumper.start()
+    run = settings.paths.run
     try:
-        Stats(settings, context, socket=_bind(zmq_context, settings.paths.run / "stats")).loop()
+        with only_one(run / "stats.lock", what="the stats role"):
+            Stats(settings, context, socket=_bind(zmq_context, run / "stats")).loop()
     finally:
         zmq_context.destroy(linger=0)
         context.stop.set()  # on the way out by an error it is not set yet

@@ -12,12 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
-from urllib.parse import quote
-
-from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
 from piwheels.errors import UpstreamMissing
 from piwheels.pypi import journal
+from piwheels.pypi.addresses import Addresses
 from piwheels.pypi.entry import entry_of, requires_of
 from piwheels.pypi.journal import Events, JournalRefused
 from piwheels.pypi.listing import Listing, read_listing
@@ -28,7 +26,6 @@ from piwheels.pypi.weather import UpstreamAway
 from piwheels.settings import FarmSettings, UpstreamSettings
 
 __all__ = [
-    "Addresses",
     "Answer",
     "JournalRefused",
     "Page",
@@ -61,33 +58,6 @@ class Answer:
     etag: str  #: to send the next time; empty: none was given
     entry: bytes | None = None  #: for the metadata dump; None: not modified, or nothing that a dump could hold
     requires: tuple[str, ...] = ()  #: the latest release's dependencies (PEP 508)
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where things are, derived from the address of the simple index."""
-
-    simple: str  #: ends with a slash
-    root: str  #: ends with a slash
-
-    @classmethod
-    def of(cls, simple_url: str) -> Self:
-        """``simple_url`` empty: the one that pypi-simple knows."""
-        simple = (simple_url or PYPI_SIMPLE_ENDPOINT).rstrip("/")
-        return cls(simple=simple + "/", root=simple.removesuffix("/simple") + "/")
-
-    @property
-    def journal(self) -> str:
-        """Where XML-RPC is spoken."""
-        return f"{self.root}pypi"
-
-    def page(self, name: str) -> str:
-        """A project's page of the simple index (PEP 503)."""
-        return f"{self.simple}{quote(name, safe='')}/"
-
-    def json(self, name: str) -> str:
-        """A project's JSON."""
-        return f"{self.root}pypi/{quote(name, safe='')}/json"
 
 
 class PyPI:

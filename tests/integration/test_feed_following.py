@@ -132,7 +132,7 @@ def test_a_404_is_not_a_deletion(following: World) -> None:
     with following.feeding():
         following.pypi.add_release("alpha", "1.0")
         following.wait(lambda: following.followed() and following.waiting() == 0)
-        following.pypi.fault(Fault.MISSING, path="alpha", times=6)
+        following.pypi.fault(Fault.MISSING, path="alpha", times=4)
         following.pypi.add_release("alpha", "1.1")
         following.wait(following.followed)
     assert set(following.ours()["alpha"].releases) == {"1.0", "1.1"}

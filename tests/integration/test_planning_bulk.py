@@ -9,7 +9,20 @@ from datetime import timedelta
 from random import Random
 
 import pytest
-from sqlalchemy import Connection, Engine, delete, event, func, insert, select, text, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    ScalarSelect,
+    Select,
+    delete,
+    event,
+    func,
+    insert,
+    select,
+    text,
+    tuple_,
+    update,
+)
 
 from piwheels.db import planning, recipes, targets
 from piwheels.db.engine import in_transaction
@@ -330,12 +343,28 @@ def change(random: Random, ids: list[int]) -> Callable[[Connection], None]:
 
     def work(conn: Connection) -> None:
         here = releases.c.id == release_id
+        # As upstream.sync does: one transaction of a project at a time, and what takes a hint from this release.
+        conn.execute(select(projects.c.id).where(projects.c.id == _project(release_id)).with_for_update())
+        concerned = {release_id, *conn.scalars(_next(release_id))}
         if what == 0:
             conn.execute(update(releases).where(here).values(yanked=~releases.c.yanked))
         elif what == 1:
             conn.execute(update(releases).where(here).values(wanted=~releases.c.wanted))
         elif what == 2:
             conn.execute(delete(releases).where(here))
-        planning.replan_release(conn, release_id)
+        planning.replan(conn, concerned)
 
     return work
+
+
+def _project(release_id: int) -> ScalarSelect[int]:
+    return select(releases.c.project_id).where(releases.c.id == release_id).scalar_subquery()
+
+
+def _next(release_id: int) -> Select[tuple[int]]:
+    """The release after it, by version."""
+    this = releases.alias("this")
+    place = tuple_(releases.c.sort_key, releases.c.id)
+    after = place > tuple_(this.c.sort_key, this.c.id)
+    query = select(releases.c.id).join(this, this.c.project_id == releases.c.project_id)
+    return query.where(this.c.id == release_id, after).order_by(releases.c.sort_key, releases.c.id).limit(1)

@@ -29,7 +29,6 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 def folder() -> Iterator[Path]:
     """A directory with a short name, since sockets go in it."""
     path = Path(tempfile.mkdtemp(prefix="piw-stats-", dir="/tmp"))
-    (path / "run").mkdir()
     yield path
     shutil.rmtree(path)
 
@@ -104,6 +103,17 @@ def test_from_log_line_to_packages_json(start: Start, folder: Path, database: En
     assert_rolled_up(database)
     mode = (folder / "run" / "stats").stat().st_mode & 0o777
     assert mode == 0o660
+
+
+def test_a_second_one_is_refused_in_one_line(start: Start, folder: Path) -> None:
+    """It would take the first one's socket, and the log lines with it."""
+    first = start("piwheels.master.cli", "stats")
+    wait_for((folder / "run" / "stats").exists, "the socket", seconds=30)
+    second = start("piwheels.master.cli", "stats")
+    out, _ = second.communicate(timeout=30)
+    assert second.returncode == 3
+    assert f"the stats role already runs with {folder}/run (process {first.pid})" in out.decode()
+    assert "Traceback" not in out.decode()
 
 
 def test_stats_killed_and_back(start: Start, database: Engine) -> None:

@@ -6,6 +6,7 @@ Faults of content are left to whoever makes the content: they find theirs in FAU
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 
 from aiohttp import web
@@ -91,8 +92,9 @@ async def _break(request: web.Request, fault: Fault, handler: Handler) -> web.St
 async def _endless(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
     response.enable_chunked_encoding()
     await response.prepare(request)
-    for _ in range(HUGE_CHUNKS):
-        await response.write(b" " * (1 << 20))
+    with suppress(ConnectionError):  # clients are meant to leave
+        for _ in range(HUGE_CHUNKS):
+            await response.write(b" " * (1 << 20))
     return response
 
 

@@ -36,6 +36,7 @@ DECISIONS = {
     "master.targets",
     "master.why",
     "monitor.show",
+    "pypi.addresses",
     "pypi.entry",
     "pypi.interpret",
     "pypi.journal",

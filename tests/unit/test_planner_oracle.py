@@ -20,7 +20,7 @@ FACTS = ReleaseFacts(project="spam-eggs", version="1.0", has_sdist=True)
 FAULT = Outcome.FAILED, FailureReason.PACKAGE
 
 
-@settings(max_examples=2000)
+@settings(max_examples=1000)
 @given(release_facts, target_sets, policies)
 @example(replace(FACTS, attempts=(Attempt(1, *FAULT), Attempt(3, *FAULT)), leased=frozenset({2})), ALL, Policy())
 def test_the_jobs_are_those_of_the_oracle(facts: ReleaseFacts, targets: tuple[Target, ...], policy: Policy) -> None:
@@ -78,7 +78,7 @@ def test_planning_ends(facts: ReleaseFacts, policy: Policy) -> None:
 # In bulk
 
 
-@settings(max_examples=2000)
+@settings(max_examples=1000)
 @given(release_facts, target_sets, policies, st.randoms(use_true_random=False))
 def test_in_bulk_the_jobs_are_the_same(
     facts: ReleaseFacts, targets: tuple[Target, ...], policy: Policy, random: Random

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from piwheels.errors import UpstreamError
-from piwheels.pypi.client import Addresses, UpstreamAway, retry_after, user_agent
+from piwheels.pypi.addresses import Addresses
+from piwheels.pypi.client import UpstreamAway, retry_after, user_agent
 from piwheels.pypi.weather import LONGEST_OUTAGE, LONGEST_RETRY_AFTER, Backoff, Weather
 from piwheels.settings import FarmSettings
 
