@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass, field
 
 from piwheels.db import changes, upstream
@@ -27,6 +27,7 @@ WRITERS = 2  #: transactions at a time: while the server works at one, the other
 LINGER = 0.02  #: seconds that a transaction waits for more answers while there are names to ask for
 HOLD = 1024  #: names in hand
 HEAVY = 20_000  #: rows after which a transaction takes no more projects; a single one may be larger
+INSIST = 1.0  #: seconds between two cancellations of what does not end
 LOOK = 1.0  #: seconds between two looks whether something waits that nobody told us of
 
 
@@ -38,9 +39,23 @@ async def together(*works: Coroutine[None, None, None]) -> None:
         for task in done:
             task.result()
     finally:
-        for task in tasks:
+        await _end(tasks)
+
+
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel, and insist: up to Python 3.11, a cancellation that comes together with what ``wait_for`` waits for is
+    lost (bpo-37658), and the database's driver waits so."""
+    interrupted = False
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await asyncio.wait(pending, timeout=INSIST)
+        except asyncio.CancelledError:
+            interrupted = True  # somebody insists with us
+    await asyncio.gather(*tasks, return_exceptions=True)  # whatever went wrong in them is known by now
+    if interrupted:
+        raise asyncio.CancelledError
 
 
 @dataclass(slots=True)

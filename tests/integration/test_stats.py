@@ -136,6 +136,7 @@ def test_an_answer_that_is_lost(start: Start, folder: Path, database: Engine) ->
     context = zmq.Context()
     with context.socket(zmq.REP) as eavesdropper:
         eavesdropper.setsockopt(zmq.LINGER, 0)
+        (folder / "run").mkdir()
         eavesdropper.bind(f"ipc://{folder}/run/stats")
         feed(logger, lines(4))
         assert eavesdropper.poll(20_000)
