@@ -51,10 +51,11 @@ class Terms:
 
 
 def claimed(
-    conn: Connection, *, target_id: int, room: Room, limit: int, terms: Terms, ahead: timedelta
+    conn: Connection, *, target_id: int, room: Room, limit: int, lasts: timedelta, slave_id: int | None
 ) -> Sequence[Row[Any]]:
-    """Lease the first jobs of a target that this room holds, to nobody yet; rows for :func:`lease_of`, in order."""
-    facts = {"target": target_id, "ahead": ahead}
+    """Lease the first jobs of a target that this room holds, to this slave or (None) to nobody yet; rows for
+    :func:`lease_of`, in order."""
+    facts = {"target": target_id, "lasts": lasts, "holder": slave_id}
     classes = {"memory": room.memory, "disk": room.disk, "time": room.time}
     return conn.execute(_statement(limit), facts | classes).all()
 
@@ -107,10 +108,10 @@ def _statement(limit: int) -> Select[Any]:
         update(jobs)
         .where(jobs.c.release_id == chosen.c.release_id, jobs.c.target_id == _TARGET)
         .values(
-            lease_slave_id=None,
+            lease_slave_id=bindparam("holder", type_=Integer()),
             lease_token=func.gen_random_uuid(),
             lease_started=func.now(),
-            lease_expires=func.now() + bindparam("ahead", type_=Interval()),
+            lease_expires=func.now() + bindparam("lasts", type_=Interval()),
             cancelled=false(),
         )
         .returning(jobs)

@@ -100,12 +100,13 @@ def claim_many(
     room: Room = ANY,
     policy: RetryPolicy | None = None,
 ) -> list[Lease]:
-    """Lease the first jobs of a target that need no more than this room, in order; fewer when there are fewer. The
-    first is the slave's, if one is named; the others are taken ahead, and are nobody's until :func:`assign`."""
+    """Lease the first jobs of a target that need no more than this room, in order; fewer when there are fewer. They are
+    the slave's, if one is named; otherwise they are taken ahead, and are nobody's until :func:`assign`."""
     found: list[Lease] = []
+    lasts = AHEAD if slave_id is None else terms.lease
     woken = False
     for _ in range(MAX_UNUSABLE):
-        taken = claimed(conn, target_id=target_id, room=room, limit=limit - len(found), terms=terms, ahead=AHEAD)
+        taken = claimed(conn, target_id=target_id, room=room, limit=limit - len(found), lasts=lasts, slave_id=slave_id)
         said = recipes.effective(conn, {row.name for row in taken}) if taken else {}
         leases = [(row, lease_of(row, terms, said[row.name])) for row in taken]
         found += [lease for _, lease in leases if lease is not None]
@@ -118,8 +119,6 @@ def claim_many(
             woken = True
             if not wake(conn, target_id=target_id):
                 break
-    if found and slave_id is not None:
-        assign(conn, {found[0].token: slave_id}, lease=terms.lease)
     return found
 
 
@@ -213,6 +212,14 @@ def unclaim(conn: Connection, *tokens: str, policy: RetryPolicy) -> None:
     held = rows.lock_all_leased(conn, [uuid.UUID(hex=token) for token in tokens])
     builds.abandon_all(conn, [job for job in held.values() if job.cancelled], policy=policy)
     rows.unlease(conn, [job.token for job in held.values() if not job.cancelled])
+
+
+def unclaim_ahead(conn: Connection, *, policy: RetryPolicy) -> int:
+    """Take back every lease that is kept for whoever asks next: whoever kept them is gone; how many there were."""
+    kept = select(jobs.c.lease_token).where(jobs.c.lease_token.is_not(None), jobs.c.lease_slave_id.is_(None))
+    tokens = [token.hex for token in conn.execute(kept).scalars()]
+    unclaim(conn, *tokens, policy=policy)
+    return len(tokens)
 
 
 def release(conn: Connection, token: str, reason: FailureReason, why: str, *, policy: RetryPolicy) -> bool:

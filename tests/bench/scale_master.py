@@ -153,13 +153,14 @@ def _enrol(conn: Connection, key: str) -> None:
 
 
 def _forget_waiting(conn: Connection) -> None:
-    """The target, what was built for it, and its builder."""
+    """The target and what was built for it; its builder is let in no longer."""
     row = conn.execute(select(target_rows.c.id).where(target_rows.c.name == WAITING.name)).scalar_one_or_none()
     if row is not None:
-        mine = select(slave_rows.c.id).where(slave_rows.c.label == "scale-waiting")
         conn.execute(delete(jobs).where(jobs.c.target_id == row))
         conn.execute(delete(builds).where(builds.c.target_id == row))
-        conn.execute(delete(slave_rows).where(slave_rows.c.id.in_(mine)))
+        # Its row stays, disabled: builds that it lost in an earlier run may be of another target.
+        mine = update(slave_rows).where(slave_rows.c.label == "scale-waiting")
+        conn.execute(mine.values(enabled=False, label="scale-waited"))
         conn.execute(update(slave_rows).where(slave_rows.c.target_id == row).values(target_id=None))
         conn.execute(delete(target_rows).where(target_rows.c.id == row))
 
