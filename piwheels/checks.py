@@ -50,6 +50,11 @@ def address(value: str) -> str | None:
     return None if port == "*" or 0 < int(port) < 65536 else "has a port that is not between 1 and 65535"
 
 
+def address_or_none(value: str) -> str | None:
+    """As address; empty: none."""
+    return address(value) if value else None
+
+
 def database_url(value: str) -> str | None:
     """A libpq URL; what is in it is libpq's to judge."""
     return None if value.startswith(("postgresql://", "postgres://")) else "must start with postgresql://"

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from piwheels import __version__, configuration, logs
+from piwheels import __version__, configuration, faults, logs
 from piwheels.errors import ExitCode, PiwheelsError
 from piwheels.settings import Settings
 
@@ -54,6 +54,7 @@ def run(
             sys.stdout.write(configuration.render(reading.settings, reading.origins))
             return int(ExitCode.OK)
         logs.configure(name, verbose=args.verbose)
+        faults.arm(os.environ)
         return int(main_work(args, reading.settings))
     except PiwheelsError as error:
         return complain(name, error)
@@ -65,6 +66,18 @@ def run(
     except Exception:
         logger.exception("a fault in piwheels itself")
         return int(ExitCode.INTERNAL)
+
+
+class NotConfirmed(PiwheelsError, RuntimeError):
+    """Nobody said yes."""
+
+
+def confirm(otherwise: str) -> None:
+    """Ask whether to go ahead with what was said; NotConfirmed, with what that means, if nobody says yes."""
+    if not sys.stdin.isatty():
+        raise NotConfirmed(f"{otherwise}: there is nobody to ask; give --yes to go ahead")
+    if input("Go ahead? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise NotConfirmed(otherwise)
 
 
 def complain(name: str, error: PiwheelsError) -> int:

@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from piwheels import faults
 from piwheels.errors import SettingsError
 from piwheels.settings import Settings
 
@@ -106,7 +107,7 @@ def _toml_complaint(path: Path, text: str, error: tomllib.TOMLDecodeError) -> st
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given]:
     for name in sorted(environ):
-        if not name.startswith(PREFIX):
+        if not name.startswith(PREFIX) or name == faults.VARIABLE:
             continue
         section, _, key = name.removeprefix(PREFIX).lower().partition("_")
         place = f"${name}"

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import resource
 import signal
 import socket
 from pathlib import Path
@@ -29,6 +30,17 @@ def die_with_parent(parent: int, *, sig: signal.Signals = signal.SIGKILL) -> Non
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:
         os._exit(0)
+
+
+def allow_many_files() -> None:
+    """Raise this process's soft limit on open files to its hard one.
+
+    The soft one is 1024 by default, for the sake of programs that use select(2): so many connections that say nothing
+    would keep a listener from accepting any other, and from opening files and databases.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def only_one(path: Path, *, what: str) -> IO[str]:

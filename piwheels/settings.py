@@ -14,7 +14,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from piwheels.checks import address, at_least, between, database_url, natural, one_of, positive, web_address
+from piwheels.checks import (
+    address,
+    address_or_none,
+    at_least,
+    between,
+    database_url,
+    natural,
+    one_of,
+    positive,
+    web_address,
+)
 
 Check = Callable[[Any], str | None]  #: what is wrong with a value, in words that follow it; None: nothing
 
@@ -139,6 +149,13 @@ class DispatchSettings:
 
     builders: str = setting("tcp://*:5555", "Address of the builder channel.", address)
     files: str = setting("tcp://*:5556", "Address of the file channel.", address)
+    plain_builders: str = setting(
+        "",
+        "Address of another builder channel, without encryption, for 0.2x builders from addresses that piw-keys enrol "
+        "was given; empty: none.",
+        address_or_none,
+    )
+    plain_files: str = setting("", "Address of the file channel that belongs to plain_builders.", address_or_none)
     lease: timedelta = setting(
         timedelta(minutes=10), "How long a job stays with a builder that is not heard of, in seconds.", positive
     )

@@ -5,14 +5,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from piwheels.commands import add_common_arguments, run
+from piwheels.commands import add_common_arguments, confirm, run
 from piwheels.db import migrate
-from piwheels.errors import ExitCode, PiwheelsError
+from piwheels.errors import ExitCode
 from piwheels.settings import Settings
-
-
-class NotConfirmed(PiwheelsError, RuntimeError):
-    """Nobody said yes."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,18 +45,11 @@ def _work(args: argparse.Namespace, settings: Settings) -> int:
     if args.dry_run:
         return ExitCode.OK
     if not args.yes:
-        _confirm()
+        confirm("nothing was changed")
     for migration in migrate.upgrade(settings.database):
         print(f"applied {migration.version:04} {migration.name}")
     print(f"the schema is up to date (version {migrate.latest()})")
     return ExitCode.OK
-
-
-def _confirm() -> None:
-    if not sys.stdin.isatty():
-        raise NotConfirmed("nothing was changed: there is nobody to ask; give --yes to go ahead")
-    if input("Go ahead? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise NotConfirmed("nothing was changed")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from piwheels import faults
 from piwheels.errors import DatabaseError
 from piwheels.settings import DatabaseSettings
 
@@ -138,6 +139,8 @@ def in_transaction(
         try:
             with engine.begin() as connection:
                 result = work(connection)
+                _maybe_lose("committing")
+            _maybe_lose("committed")
             if failures > 3:
                 logger.info("the database is back")
             return result
@@ -149,6 +152,11 @@ def in_transaction(
                 logger.warning("waiting for the database: %s", describe(error))
             _pause(delay, until=until, stop=stop, error=error)
             delay = min(delay * 2, LONGEST_DELAY)
+
+
+def _maybe_lose(point: str) -> None:
+    if faults.point(point):
+        raise psycopg.OperationalError(f"lost on purpose, {point}")
 
 
 def _pause(delay: float, *, until: float | None, stop: threading.Event | None, error: Exception) -> None:

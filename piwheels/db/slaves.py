@@ -9,11 +9,13 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from piwheels.db import wake
+from piwheels.db import plain, wake
 from piwheels.db.tables import slaves, targets
+from piwheels.errors import SettingsError
 from piwheels.logs import one_line
 from piwheels.vocabulary import SlaveWish
 from piwheels.wire.messages import Hello
+from piwheels.wire.plain import address_key, address_of, is_address
 
 MAX_LABEL = 100  #: the column's limit
 MAX_TEXT = 200  #: of what a builder says of itself
@@ -36,7 +38,7 @@ class Slave:
 
 
 def enrol(conn: Connection, key: str, *, label: str = "") -> int:
-    """Admit a public key (validated by the caller) and return the builder's number.
+    """Admit a public key (validated by the caller), or an address (``wire.plain``), and return the builder's number.
 
     One that is known already is enabled again and keeps its number; an empty label changes none.
     """
@@ -45,15 +47,34 @@ def enrol(conn: Connection, key: str, *, label: str = "") -> int:
     number = conn.execute(
         row.on_conflict_do_update(index_elements=[slaves.c.key], set_=kept).returning(slaves.c.id)
     ).scalar_one()
+    plain.set_enabled(conn, number, True)
     wake.notify(conn, wake.CONTROL)
     return int(number)
 
 
 def set_enabled(conn: Connection, slave_id: int, enabled: bool) -> bool:
-    """Admit a builder or not, from now on; whether there is such a builder."""
+    """Admit a builder or not, from now on; whether there is such a builder. An address stands for all its builders."""
     found = conn.execute(update(slaves).where(slaves.c.id == slave_id).values(enabled=enabled)).rowcount > 0
+    plain.set_enabled(conn, slave_id, enabled)
     wake.notify(conn, wake.CONTROL)
     return found
+
+
+def rotate(conn: Connection, slave_id: int, key: str) -> None:
+    """Let a builder have another public key (validated by the caller); the one it had is admitted no longer.
+
+    Raises SettingsError if the key is a builder's already, or if the builder is one that has none.
+    """
+    row = conn.execute(select(slaves.c.key).where(slaves.c.id == slave_id).with_for_update()).one()
+    if row.key == key:
+        raise SettingsError(f"builder {slave_id} has this key already")
+    if is_address(row.key) or address_of(row.key) is not None:
+        raise SettingsError(f"builder {slave_id} has no key: it comes without encryption")
+    other = conn.execute(select(slaves.c.id).where(slaves.c.key == key)).scalar_one_or_none()
+    if other is not None:
+        raise SettingsError(f"this key is builder {other}'s already; a builder is one key and one number")
+    conn.execute(update(slaves).where(slaves.c.id == slave_id).values(key=key))
+    wake.notify(conn, wake.CONTROL)
 
 
 def set_wish(conn: Connection, slave_id: int, wish: SlaveWish) -> bool:
@@ -64,12 +85,14 @@ def set_wish(conn: Connection, slave_id: int, wish: SlaveWish) -> bool:
 
 
 def admitted_keys(conn: Connection) -> set[str]:
-    """The public keys that may connect."""
-    return set(conn.execute(select(slaves.c.key).where(slaves.c.enabled)).scalars())
+    """Who may come, by public key or name (``wire.plain``)."""
+    return plain.admitted((row.key, row.enabled) for row in conn.execute(select(slaves.c.key, slaves.c.enabled)))
 
 
 def register(conn: Connection, key: str, hello: Hello, *, target_id: int | None) -> int | None:
     """Note that a builder is here and what it is; its number, or None if it is not admitted."""
+    if address_of(key) is not None and not plain.make_row(conn, key):
+        return None
     agent = hello.capabilities.agent if hello.capabilities else "piwheels 0.2x"
     facts: dict[str, Any] = {
         "os_name": clean(hello.os_name),
@@ -101,9 +124,11 @@ def every(conn: Connection) -> list[Slave]:
 
 
 def find(conn: Connection, who: str) -> list[Slave]:
-    """The builders meant by a number, a public key, the start of one (8 characters or more), or a label."""
+    """The builders meant by a number, a public key, the start of one (8 characters or more), a label, or an address."""
     query = _query()
-    if who.isdecimal() and len(who) < 10:
+    if address_key(who) is not None or who.startswith("plain "):
+        query = query.where(slaves.c.key == (address_key(who) or who))
+    elif who.isdecimal() and len(who) < 10:
         query = query.where(slaves.c.id == int(who))
     else:
         starts = func.left(slaves.c.key, len(who)) == who if len(who) >= 8 else slaves.c.key == who

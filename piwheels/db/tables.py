@@ -295,6 +295,16 @@ dependencies = Table(
     Column("name", Text, primary_key=True),
 )
 
+withdrawn = Table(
+    "withdrawn",
+    metadata,
+    Column("build_id", BigInteger, ForeignKey("builds.id", ondelete="CASCADE"), primary_key=True),
+    Column("filename", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("withdrawn_at", _time, nullable=False, server_default=_now),
+)
+
 pages = Table(
     "pages",
     metadata,

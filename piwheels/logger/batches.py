@@ -76,11 +76,12 @@ def _download(row: object) -> Download:
         raise PeerError("a download with a field that is too long")
     try:
         when, name = datetime.fromisoformat(at), parse_wheel_name(filename)
-    except (ValueError, WheelError) as error:
+        at_utc = when.astimezone(UTC)  # OverflowError: in the year 1 or 9999, of another zone
+    except (ValueError, OverflowError, WheelError) as error:
         raise PeerError("a download without a time or a wheel's name") from error
     if when.tzinfo is None or name.project != project:
         raise PeerError("a download whose time has no zone, or of another project's wheel")
-    return Download(at=when.astimezone(UTC), project=project, filename=filename, agent=Agent(*agent))
+    return Download(at=at_utc, project=project, filename=filename, agent=Agent(*agent))
 
 
 def encode_answer(answer: Answer) -> bytes:

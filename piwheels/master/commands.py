@@ -27,7 +27,12 @@ class Verb(StrEnum):
     SLAVE_PAUSE = "slave-pause"
     SLAVE_RESUME = "slave-resume"
     SLAVE_STOP = "slave-stop"
+    SLAVE_SLEEP = "slave-sleep"  #: another word for slave-pause
+    SLAVE_WAKE = "slave-wake"  #: another word for slave-resume
+    SLAVE_SKIP = "slave-skip"
+    SLAVE_KILL = "slave-kill"
     SKIP = "skip"
+    LOG = "log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +40,16 @@ class Command:
     """A command; the fields that its verb does not take are empty."""
 
     verb: Verb
-    slave: str = ""  #: number, key, start of a key, or label
+    slave: str = ""  #: number, key, start of a key, or label; or ALL
     project: str = ""  #: canonical name
     version: str = ""
     target: str = ""
+    back: str = ""  #: yes or no: whether what is ended goes back to the queue
+    build: str = ""  #: a builder as above, or a project's name
+    position: str = ""  #: bytes of a log that are known already
 
+
+ALL = "all"  #: instead of a builder: all that are admitted
 
 FIELDS: Mapping[Verb, tuple[str, ...]] = {
     Verb.STATUS: (),
@@ -48,6 +58,11 @@ FIELDS: Mapping[Verb, tuple[str, ...]] = {
     Verb.SLAVE_PAUSE: ("slave",),
     Verb.SLAVE_RESUME: ("slave",),
     Verb.SLAVE_STOP: ("slave",),
+    Verb.SLAVE_SLEEP: ("slave",),
+    Verb.SLAVE_WAKE: ("slave",),
+    Verb.SLAVE_SKIP: ("slave",),
+    Verb.SLAVE_KILL: ("slave", "back"),
+    Verb.LOG: ("build", "position"),
     Verb.SKIP: ("project", "version", "target"),
 }
 
@@ -70,6 +85,11 @@ def decode(data: bytes) -> Command:
     fields = {key: _word(key, value) for key, value in given.items()}
     if "project" in fields:
         fields["project"] = canonicalize_name(fields["project"])
+    if fields.get("back", "no") not in ("yes", "no"):
+        raise PeerError("back is yes or no")
+    position = fields.get("position", "0")
+    if not (position.isascii() and position.isdecimal() and len(position) <= 18):
+        raise PeerError("position is a number of bytes")
     return Command(verb, **fields)
 
 
@@ -90,8 +110,11 @@ def _object(data: bytes) -> dict[str, Any]:
     return given
 
 
+_NUMBERS = ("slave", "build", "position")  #: may be given as numbers
+
+
 def _word(key: str, value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and key == "slave":
+    if isinstance(value, int) and not isinstance(value, bool) and key in _NUMBERS:
         value = str(value)
     if not isinstance(value, str) or not 0 < len(value) <= MAX_WORD or not value.isprintable():
         raise PeerError(f"{key} must be a word of up to {MAX_WORD} printable characters")

@@ -10,25 +10,28 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import zmq
+from packaging.utils import canonicalize_name
 from sqlalchemy import Connection
 
 from piwheels.db import operator, slaves, status
+from piwheels.db.builds import RetryPolicy
 from piwheels.db.engine import in_transaction
+from piwheels.db.operator import Running
 from piwheels.errors import DatabaseError, PeerError, UnavailableError
-from piwheels.master import commands
+from piwheels.master import commands, live_logs
 from piwheels.master.commands import Command, Verb
-from piwheels.master.policy import policy_of
+from piwheels.master.policy import policy_of, retry_policy_of
 from piwheels.master.role import Context
+from piwheels.master.steering import Answer, steer
 from piwheels.processes import only_one
 from piwheels.settings import Settings
-from piwheels.vocabulary import SlaveWish
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +39,8 @@ T = TypeVar("T")
 
 INTERVAL = 0.5  #: seconds between two snapshots
 VERDICTS_INTERVAL = 2.0  #: seconds between two rounds of asking the planner about the watched projects
+MAX_SUBSCRIPTION = 64  #: bytes; ZMTP's own greeting needs 40 of them
 PATIENCE = 2.0  #: seconds that a command or a snapshot waits for the database before it says that it is away
-WISHES = {
-    Verb.SLAVE_PAUSE: SlaveWish.PAUSE,
-    Verb.SLAVE_RESUME: SlaveWish.RUN,
-    Verb.SLAVE_STOP: SlaveWish.STOP,
-}
 
 
 def run(settings: Settings, context: Context) -> None:
@@ -61,7 +60,8 @@ def bind(context: "zmq.Context[zmq.Socket[bytes]]", kind: int, path: Path) -> "z
     """A local socket for owner and group only, from the moment that it exists."""
     socket = context.socket(kind)
     socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.MAXMSGSIZE, commands.MAX_COMMAND)
+    # A publisher remembers every subscription, byte by byte; there is one to have, which is empty.
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION if kind == zmq.PUB else commands.MAX_COMMAND)
     socket.setsockopt(zmq.SNDHWM, 10)  # a monitor that does not read misses snapshots, and costs us nothing
     before = os.umask(0o117)
     try:
@@ -110,10 +110,26 @@ class Control:
     def _obey(self, command: Command) -> bytes:
         if command.verb is Verb.STATUS:
             return commands.answer(True, "", status=self._snapshot())
-        ok, message = self._work(lambda conn: obey(conn, command))
-        logger.info("command %s: %s", command.verb, message)
+        if command.verb is Verb.LOG:
+            return self._log(command)
+        policy = retry_policy_of(self._context.settings)
+        said = self._work(lambda conn: obey(conn, command, policy=policy))
+        logger.info("command %s: %s", command.verb, said.message)
         self._status_due = 0.0  # whoever watches sees it at once
-        return commands.answer(ok, message)
+        return commands.answer(said.ok, said.message, **said.more)
+
+    def _log(self, command: Command) -> bytes:
+        build = self._work(lambda conn: running(conn, command.build))
+        excerpt = live_logs.read(self._context.settings.paths.run, build.token, int(command.position))
+        position = int(command.position) if excerpt is None else excerpt.end
+        return commands.answer(
+            True,
+            f"builder {build.slave_id} {build.label} builds {build}",
+            token=build.token,
+            start=position if excerpt is None else excerpt.start,
+            position=position,
+            text="" if excerpt is None else excerpt.text,
+        )
 
     def _publish(self) -> None:
         try:
@@ -138,30 +154,31 @@ class Control:
         return in_transaction(self._context.engine, work, deadline=PATIENCE, stop=self._context.stop)
 
 
-def obey(conn: Connection, command: Command) -> tuple[bool, str]:
-    """Do what a command says; whether it was done, and one line for the operator."""
+def obey(conn: Connection, command: Command, *, policy: RetryPolicy) -> Answer:
+    """Do what a command says."""
     if command.verb in (Verb.PAUSE, Verb.RESUME):
         paused = command.verb is Verb.PAUSE
         changed = operator.pause(conn, paused)
         how = "paused: builds in hand are finished, none begins" if paused else "running"
-        return True, f"the farm is {'' if changed else 'already '}{how}"
-    if command.verb in WISHES:
-        return _steer(conn, command)
+        return Answer(True, f"the farm is {'' if changed else 'already '}{how}")
+    if command.slave:
+        return steer(conn, command, policy=policy)
     found = operator.cancel_build(conn, command.project, command.version, target=command.target)
     what = f"{command.project} {command.version} for {command.target}"
-    return found, f"the builder of {what} is told to drop it" if found else f"{what} is not being built"
+    return Answer(found, f"the builder of {what} is told to drop it" if found else f"{what} is not being built")
 
 
-def _steer(conn: Connection, command: Command) -> tuple[bool, str]:
-    found = slaves.find(conn, command.slave)
-    if len(found) != 1:
-        what = "no builder is" if not found else f"{len(found)} builders are"
-        return False, f"{what} called {command.slave}; piw-monitor slaves lists them"
-    slave = found[0]
-    slaves.set_wish(conn, slave.id, WISHES[command.verb])
-    how = {
-        Verb.SLAVE_PAUSE: "takes no more jobs",
-        Verb.SLAVE_RESUME: "takes jobs",
-        Verb.SLAVE_STOP: "is told to leave",
-    }[command.verb]
-    return True, f"builder {slave.id} {slave.label} {how}".replace("  ", " ")
+def running(conn: Connection, build: str) -> Running:
+    """The build in hand that a builder's name or a project's name means; PeerError if that is not exactly one."""
+    ids = [slave.id for slave in slaves.find(conn, build)]
+    found = operator.running(conn, slave_ids=ids) if ids else []
+    found = found or operator.running(conn, project=canonicalize_name(build))
+    if len(found) > 1:
+        raise PeerError(f"{build} is being built {len(found)} times: name one of the builders, {_holders(found)}")
+    if not found:
+        raise PeerError(f"builder {ids[0]} is building nothing" if ids else f"{build} is not being built")
+    return found[0]
+
+
+def _holders(found: Sequence[Running]) -> str:
+    return ", ".join(str(one.slave_id) for one in found[:20])

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The dispatch role: gives jobs to builders and takes in what they made. Here it is put together.
 
-The parts, each of which knows only its own: the loop and its sockets (dispatch_loop), who is talking (dispatch_desk,
-session), files on their way (receiving, receiving_disk), work in threads (dispatch_work, dispatch_pool), what happens
-once a second (dispatch_pulse), what is swept now and then (dispatch_sweep).
+The parts, each of which knows only its own: the loop (dispatch_loop) and its sockets (dispatch_channels), who is
+talking (dispatch_desk, session; plain_door names those without keys), files on their way (receiving, receiving_disk),
+work in threads (dispatch_work, dispatch_pool), what happens once a second (dispatch_pulse), what is swept now and then
+(dispatch_sweep).
 """
 
 import logging
@@ -18,8 +19,9 @@ from sqlalchemy import Engine
 
 from piwheels.db import slaves
 from piwheels.db.engine import Stopped
-from piwheels.errors import UnavailableError
+from piwheels.errors import SettingsError, UnavailableError
 from piwheels.master.announcement import Limits
+from piwheels.master.dispatch_channels import Channel
 from piwheels.master.dispatch_desk import Desk
 from piwheels.master.dispatch_loop import Loop
 from piwheels.master.dispatch_sweep import Sweeper
@@ -56,19 +58,25 @@ def serve(
     stop: threading.Event,
     report: Report,
     listening: Callable[[str, str], None] = lambda builders, files: None,
+    listening_plain: Callable[[str, str], None] = lambda builders, files: None,
 ) -> None:
-    """As :func:`run`, with everything given. ``listening`` is told the two addresses once they are bound."""
+    """As :func:`run`, with everything given. ``listening`` is told the two addresses once they are bound;
+    ``listening_plain``, before that, those without encryption, if there are any."""
     clerk = Clerk(engine, Store(settings.paths.store), settings, stop)
     # A connection that comes before its key is admitted is turned away for good, so the keys come before the sockets.
     admitted = clerk.transaction(slaves.admitted_keys)
-    with _sockets(settings, keys, admitted, stop) as (builders, files, gate):
+    with _sockets(settings, keys, admitted, stop) as (builders, files, plain, gate):
         # Only now: whoever has the addresses is the only one who receives, so what is half received is nobody's.
         clerk.store.prepare()
         clerk.sweep_logs()
+        clerk.unclaim_ahead()
+        if plain is not None:
+            listening_plain(_endpoint(plain[0]), _endpoint(plain[1]))
         listening(_endpoint(builders), _endpoint(files))
         limits = Limits(max_file=settings.dispatch.max_file, max_files=settings.dispatch.max_files)
         desk = Desk(lambda: Session(index_url=_index_url(settings), limits=limits))
-        loop = Loop(builders=builders, files=files, gate=gate, clerk=clerk, desk=desk, dock=Dock())
+        channels = [Channel(*pair) for pair in zip((builders, files), plain or (None, None), strict=True)]
+        loop = Loop(builders=channels[0], files=channels[1], gate=gate, clerk=clerk, desk=desk, dock=Dock())
         helpers = [
             threading.Thread(target=_report, args=(loop, stop, report), name="report", daemon=True),
             threading.Thread(target=Sweeper(clerk).run, name="sweeper", daemon=True),
@@ -94,17 +102,25 @@ def _index_url(settings: Settings) -> str:
 @contextmanager
 def _sockets(
     settings: Settings, keys: KeyPair, admitted: Collection[str], stop: threading.Event
-) -> Iterator[tuple[Any, Any, sockets.Gate]]:
-    """Both sockets, bound, behind a gate."""
+) -> Iterator[tuple[Any, Any, tuple[Any, Any] | None, sockets.Gate]]:
+    """Both sockets, bound, behind a gate; the two without encryption, if the operator wants them."""
+    dispatch = settings.dispatch
+    if bool(dispatch.plain_builders) != bool(dispatch.plain_files):
+        raise SettingsError("dispatch.plain_builders and dispatch.plain_files belong together: set both, or neither")
     context: zmq.Context[Any] = zmq.Context()
     context.set(zmq.MAX_SOCKETS, 60_000)
     opened: list[Any] = []
     gate = sockets.Gate(context, admitted)
     try:
         gate.start()
-        opened.append(_bind(lambda: sockets.builder_router(context, settings.dispatch.builders, keys), stop))
-        opened.append(_bind(lambda: sockets.file_router(context, settings.dispatch.files, keys), stop))
-        yield opened[0], opened[1], gate
+        opened.append(_bind(lambda: sockets.builder_router(context, dispatch.builders, keys), stop))
+        opened.append(_bind(lambda: sockets.file_router(context, dispatch.files, keys), stop))
+        plain = None
+        if dispatch.plain_builders:
+            opened.append(_bind(lambda: sockets.builder_router(context, dispatch.plain_builders, None), stop))
+            opened.append(_bind(lambda: sockets.file_router(context, dispatch.plain_files, None), stop))
+            plain = opened[2], opened[3]
+        yield opened[0], opened[1], plain, gate
     finally:
         for socket in opened:
             socket.close(linger=200)

@@ -80,6 +80,14 @@ class Desk:
         """Those who are here."""
         return iter(list(self._by_identity.values()))
 
+    def at(self, identity: bytes) -> Builder | None:
+        """Who is here by this connection."""
+        return self._by_identity.get(identity)
+
+    def of(self, key: str) -> tuple[Builder, ...]:
+        """The sessions of this key."""
+        return tuple(self._by_key.get(key, ()))
+
     @property
     def admitted(self) -> int:
         """How many keys may talk to us."""

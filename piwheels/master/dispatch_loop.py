@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Dispatch's one loop: it owns the sockets, feeds what comes to the desk and the dock, and executes what they decide.
+"""Dispatch's one loop: it reads the channels, feeds what comes to the desk and the dock, executes what they decide.
 
-It never waits for anything but its sockets: the database and the disk are worked on by other threads, which answer
+It never waits for anything but its channels: the database and the disk are worked on by other threads, which answer
 through the inbox. So it decides nothing and knows no SQL; and no exception over what a peer sent leaves it.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import zmq
 
@@ -20,6 +20,7 @@ from piwheels.errors import LocalProtocolError, PeerError
 from piwheels.logs import RateLimited
 from piwheels.master import receiving as r
 from piwheels.master import session as s
+from piwheels.master.dispatch_channels import Channel, Heard
 from piwheels.master.dispatch_desk import Builder, Counts, Desk, Task
 from piwheels.master.dispatch_handout import Handout
 from piwheels.master.dispatch_offers import Fit
@@ -27,12 +28,13 @@ from piwheels.master.dispatch_pool import Inbox, Strands
 from piwheels.master.dispatch_pulse import Pulse
 from piwheels.master.dispatch_recorder import Recorder
 from piwheels.master.dispatch_work import Clerk
+from piwheels.master.plain_door import PlainDoor
 from piwheels.master.receiving_disk import Arrived, DiskThread
 from piwheels.vocabulary import FailureReason
 from piwheels.wire import messages as m
 from piwheels.wire.codec import decode_file_from_slave, decode_from_slave, encode, encode_file
 from piwheels.wire.keys import short
-from piwheels.wire.sockets import Gate, peer_key
+from piwheels.wire.sockets import Gate
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +43,17 @@ BURST = 200  #: messages taken from one socket before the other has its turn
 MAX_UNWRITTEN = 64 * 1024**2  #: bytes of chunks waiting for the disk; above, no more are read from builders
 VERIFIERS = 2
 
-Socket: TypeAlias = "zmq.Socket[bytes]"
-
 
 class Loop:
     """One per process. Made with bound sockets; ``run`` works until ``clerk.stop`` is set."""
 
-    def __init__(self, *, builders: Socket, files: Socket, gate: Gate, clerk: Clerk, desk: Desk, dock: r.Dock) -> None:
+    def __init__(
+        self, *, builders: Channel, files: Channel, gate: Gate, clerk: Clerk, desk: Desk, dock: r.Dock
+    ) -> None:
         self.counts = Counts()
         self.desk = desk
         self.dock = dock
+        self._door = PlainDoor(desk)
         self._builders = builders
         self._files = files
         self._gate = gate
@@ -102,19 +105,18 @@ class Loop:
 
     def _serve(self) -> None:
         poller = zmq.Poller()
-        poller.register(self._builders, zmq.POLLIN)
+        self._builders.register(poller, zmq.POLLIN)
         poller.register(self._inbox.fileno(), zmq.POLLIN)
-        poller.register(self._files, zmq.POLLIN)
         next_tick = time.monotonic()
         while not self._clerk.stop.is_set():
             full = self._disk.waiting > MAX_UNWRITTEN
-            poller.modify(self._files, 0 if full else zmq.POLLIN)
+            self._files.register(poller, 0 if full else zmq.POLLIN)
             ready = dict(poller.poll(int(TICK * 1000)))
             self._inbox.drain(BURST)
-            if self._builders in ready:
-                self._read(self._builders, self._on_builder)
-            if self._files in ready:
-                self._read(self._files, self._on_file)
+            for which in self._builders.ready(ready):
+                self._read(self._builders, which, self._on_builder)
+            for which in self._files.ready(ready):
+                self._read(self._files, which, self._on_file)
             if time.monotonic() >= next_tick:
                 self._guard(self._tick)
                 next_tick = time.monotonic() + TICK
@@ -126,37 +128,42 @@ class Loop:
 
     # What comes in
 
-    def _read(self, socket: Socket, handle: Callable[[list[zmq.Frame], str], None]) -> None:
+    def _read(self, channel: Channel, which: bytes, handle: Callable[[Heard], None]) -> None:
         for _ in range(BURST):
-            try:
-                frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            heard = channel.receive(which)
+            if heard is None:
                 return
             self.counts.messages += 1
-            key = peer_key(frames[-1]) or ""
             try:
-                handle(frames, key)
+                handle(heard)
             except PeerError as error:
                 self.counts.nonsense += 1
-                self._quiet.warning(key, f"dropped a message: builder {short(key) or '(no key)'} {error}")
+                name = short(heard.who) or "(no key)"
+                # Strangers are one kind, however many addresses they have.
+                kind = heard.who if self.desk.is_admitted(heard.who) else "stranger"
+                self._quiet.warning(kind, f"dropped a message: builder {name} {error}")
             except Exception:
-                self._fault("a message", key)
+                self._fault("a message", heard.who)
 
-    def _on_builder(self, frames: list[zmq.Frame], key: str) -> None:
-        if not self.desk.is_admitted(key):
+    def _on_builder(self, heard: Heard) -> None:
+        if not self.desk.is_admitted(heard.who):
             raise PeerError("is not admitted")
-        if len(frames) != 3 or len(frames[1]):
-            raise PeerError(f"sent {len(frames)} frames that are not a request")
-        message = decode_from_slave(frames[2].bytes)
-        self._do(self.desk.message(frames[0].bytes, key, message, time.monotonic()))
+        if len(heard.frames) != 2 or len(heard.frames[0]):
+            raise PeerError(f"sent {len(heard.frames)} frames that are not a request")
+        message = decode_from_slave(heard.frames[1].bytes)
+        key, now = heard.who, time.monotonic()
+        if heard.plain:
+            key = self._door.builder(heard.identity, heard.who, message, now)
+        self._do(self.desk.message(heard.identity, key, message, now))
 
-    def _on_file(self, frames: list[zmq.Frame], key: str) -> None:
-        if not self.desk.is_admitted(key):
+    def _on_file(self, heard: Heard) -> None:
+        if not self.desk.is_admitted(heard.who):
             raise PeerError("is not admitted")
-        if not 2 <= len(frames) <= 4:
-            raise PeerError(f"sent {len(frames)} frames over the file channel")
-        message = decode_file_from_slave([frame.bytes for frame in frames[1:]])
-        self._do_files(self.dock.message(frames[0].bytes, key, message, time.monotonic()))
+        if not 1 <= len(heard.frames) <= 3:
+            raise PeerError(f"sent {len(heard.frames)} frames over the file channel")
+        message = decode_file_from_slave([frame.bytes for frame in heard.frames])
+        key = self._door.file(heard.identity, heard.who, message) if heard.plain else heard.who
+        self._do_files(self.dock.message(heard.identity, key, message, time.monotonic()))
 
     # What sessions want done
 
@@ -168,8 +175,8 @@ class Loop:
         match effect:
             case s.Reply(message):
                 self._reply(builder, message)
-            case s.Renew(token, stats, _):
-                self._pulse.renew(token)
+            case s.Renew(token, stats, log):
+                self._pulse.renew(token, log)
                 builder.stats = stats or builder.stats
                 if builder.slave_id is not None:
                     self._pulse.seen(builder.slave_id, stats)
@@ -205,14 +212,14 @@ class Loop:
         except LocalProtocolError as error:  # what we know of a release cannot be said on the wire
             logger.error("cannot answer %s: %s", builder, error)
             self.desk.forget(builder)
-            if isinstance(message, m.Build) and message.order is not None:
+            if isinstance(message, m.Build) and builder.token is not None:
                 why = f"the order could not be worded: {error}"
-                self._submit(builder, partial(self._clerk.release, message.order.token, FailureReason.BUILDER, why))
+                self._submit(builder, partial(self._clerk.release, builder.token, FailureReason.BUILDER, why))
             return
-        sent = self._send(self._builders, [builder.identity, b"", data])
-        if not sent and isinstance(message, m.Build) and message.order is not None:
+        sent = self._send(self._builders, builder.identity, [b"", data])
+        if not sent and isinstance(message, m.Build) and builder.token is not None:
             # It left while its job was being leased; nobody has the job now.
-            self._submit(builder, partial(self._clerk.unclaim, message.order.token))
+            self._submit(builder, partial(self._clerk.unclaim, builder.token))
 
     def _ask(self, builder: Builder, work: "Callable[[], s.Event]") -> None:
         """Have something done whose answer the session waits for, unless it is gone when its turn comes."""
@@ -287,7 +294,7 @@ class Loop:
     def _file_effect(self, effect: r.Effect) -> None:
         match effect:
             case r.Tell(identity, message):
-                self._send(self._files, [identity, *encode_file(message)])
+                self._send(self._files, identity, encode_file(message))
             case r.Open(number, size):
                 opened = self._later(lambda: self._do_files(self.dock.opened(number, time.monotonic())))
                 self._disk.open(number, size, opened=opened, failed=self._failed(number))
@@ -366,13 +373,10 @@ class Loop:
 
     # Small things
 
-    def _send(self, socket: Socket, frames: list[bytes]) -> bool:
-        try:
-            socket.send_multipart(frames, zmq.NOBLOCK)
-        except zmq.ZMQError:  # EHOSTUNREACH: gone. EAGAIN: does not read. Either way it asks again, or is silent
-            self.counts.unsent += 1
-            return False
-        return True
+    def _send(self, channel: Channel, identity: bytes, frames: list[bytes]) -> bool:
+        sent = channel.send(identity, frames)
+        self.counts.unsent += not sent
+        return sent
 
     def _guard(self, call: Callable[[], None]) -> None:
         """Whatever one builder's affairs lead to, the others are served on."""

@@ -21,6 +21,7 @@ from piwheels.db.engine import Stopped
 from piwheels.db.wake import CONTROL, Listener
 from piwheels.master.dispatch_offers import Fit
 from piwheels.master.dispatch_work import Clerk
+from piwheels.master.live_logs import LiveLogs
 from piwheels.wire.messages import Stats
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Pulse:
         self._lost = lost
         self._admit = admit
         self._news = news
+        self._logs = LiveLogs(clerk.settings.paths.run)
         self._nudged = False
         self._skew: float | None = None
         self._lock = threading.Lock()
@@ -63,13 +65,15 @@ class Pulse:
         """Wait for the thread, which ends when the clerk's ``stop`` is set."""
         self._thread.join(timeout)
 
-    def renew(self, token: str) -> None:
-        """This lease's builder is at work."""
+    def renew(self, token: str, log: str = "") -> None:
+        """This lease's builder is at work, and its build wrote this."""
+        self._logs.note(token, log)
         with self._lock:
             self._tokens.add(token)
 
     def hold(self, token: str) -> None:
         """This lease's result is being recorded, which may take as long as the database is away: keep it alive."""
+        self._logs.end(token)
         with self._lock:
             self._held.add(token)
 
@@ -113,6 +117,7 @@ class Pulse:
     def beat(self) -> None:
         """Do everything that is due. While the database is away this waits, and what builders say goes on collecting:
         the first thing after it is back is that their leases are renewed, and only then are overdue ones ended."""
+        self._logs.write()
         with self._lock:
             tokens, self._tokens = self._tokens | self._held, set()
             stats, self._stats = self._stats, {}
@@ -154,6 +159,7 @@ class Pulse:
         with self._lock:
             lost -= self._held
         for token in sorted(lost):
+            self._logs.end(token)
             self._lost(token, "it was cancelled" if token in cancelled else "its lease is over")
 
     def _end_cancelled(self, token: str) -> None:
@@ -165,6 +171,7 @@ class Pulse:
 
         for token in self._clerk.transaction(work):
             logger.warning("a builder was not heard of until its lease was over (%s); the job goes back", token)
+            self._logs.end(token)
             self._lost(token, "its lease expired")
 
     def _read_keys(self) -> None:

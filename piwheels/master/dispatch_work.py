@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 
+from piwheels import faults
 from piwheels.db import builds, queue, slaves
 from piwheels.db import targets as target_rows
 from piwheels.db.builds import RetryPolicy
@@ -27,9 +28,9 @@ from piwheels.logs import RateLimited
 from piwheels.master import session as s
 from piwheels.master.dispatch_logs import clean_log
 from piwheels.master.needs import Room
-from piwheels.master.policy import policy_of
+from piwheels.master.policy import retry_policy_of
 from piwheels.master.receiving_disk import Arrived
-from piwheels.master.store import Store, write_file
+from piwheels.master.store import Store, half_written, write_file
 from piwheels.master.verify import check_content
 from piwheels.settings import Settings
 from piwheels.site.paths import log_path
@@ -59,9 +60,7 @@ class Clerk:
     @property
     def policy(self) -> RetryPolicy:
         """What becomes of jobs whose builder failed."""
-        dispatch = self.settings.dispatch
-        farm = policy_of(self.settings)
-        return RetryPolicy(dispatch.strikes, dispatch.retry_after, dispatch.build_timeout, dispatch.memory_limit, farm)
+        return retry_policy_of(self.settings)
 
     @property
     def terms(self) -> Terms:
@@ -104,7 +103,9 @@ class Clerk:
         """Lease a job. The lease is committed when this returns, so nobody is told of one that does not exist."""
         if self.full:
             return s.Claimed(None, paused=True)
-        return self.transaction(lambda conn: self._claim(conn, key, slave_id, hello, room))
+        claimed = self.transaction(lambda conn: self._claim(conn, key, slave_id, hello, room))
+        faults.point("leased")
+        return claimed
 
     @property
     def full(self) -> bool:
@@ -141,7 +142,9 @@ class Clerk:
                 conn, target_id=target_id, terms=self.terms, limit=count, room=room, policy=self.policy
             )
 
-        return [] if self.full else self.transaction(work)
+        leases = [] if self.full else self.transaction(work)
+        faults.point("leased")
+        return leases
 
     def assign(self, holders: Sequence[tuple[str, int]]) -> list[bool]:
         """Make leases that nobody had those of builders that were told: (token, slave id); whether each holds."""
@@ -153,6 +156,12 @@ class Clerk:
         """Take back leases that nobody was told of."""
         self.transaction(lambda conn: queue.unclaim(conn, *tokens, policy=self.policy))
 
+    def unclaim_ahead(self) -> None:
+        """Take back what a predecessor that was killed had kept for whoever asks next: else it waits a minute."""
+        count = self.transaction(lambda conn: queue.unclaim_ahead(conn, policy=self.policy))
+        if count:
+            logger.info("%d jobs that an earlier dispatch had taken ahead are back in the queue", count)
+
     # Verify
 
     def verify(self, arrived: Arrived, file: m.FileInfo, lease: s.Lease) -> s.Verified | s.Rejected:
@@ -160,7 +169,9 @@ class Clerk:
         try:
             if arrived.sha256.hex() != file.sha256:
                 return s.Rejected(f"{file.filename!r} arrived with another SHA-256 than was announced")
-            return s.Verified(self._verified(arrived, file, lease))
+            verified = self._verified(arrived, file, lease)
+            faults.point("kept")
+            return s.Verified(verified)
         except WheelError as error:
             return s.Rejected(str(error), hostile=True)
         except OSError as error:
@@ -173,6 +184,7 @@ class Clerk:
         target = next((t for t in self.transaction(target_rows.every) if t.id == lease.target_id), None)
         supported = target.supported() if target else frozenset()
         name, content, dependencies = check_content(arrived.path, file, lease, supported)
+        faults.point("verified")
         _sync(arrived.path)
         metadata_sha256 = self.store.add_bytes(content.metadata)
         self.store.add(arrived.path, arrived.sha256)
@@ -200,7 +212,9 @@ class Clerk:
 
     def commit(self, entries: Sequence[builds.Entry]) -> list[s.Recorded]:
         """Commit results, once each, in one transaction."""
+        faults.point("recording")
         numbers = self.transaction(lambda conn: self._record(conn, entries))
+        faults.point("recorded")
         for entry, number in zip(entries, numbers, strict=True):
             if number == entry.build_id or entry.build_id is None:
                 continue
@@ -248,7 +262,8 @@ class Clerk:
         recent = range(max(1, last - RECENT), last + 1)
         for number in self.transaction(lambda conn: builds.missing_of(conn, recent)):
             try:
-                self._log_of(number).unlink(missing_ok=True)
+                for path in (self._log_of(number), half_written(self._log_of(number))):
+                    path.unlink(missing_ok=True)
             except OSError as error:
                 _nonsense.warning("log", f"cannot remove the log of build {number}: {error.strerror or error}")
 
@@ -278,6 +293,7 @@ def _warn_of_stranger(conn: Connection, hello: m.Hello) -> None:
 def _write_log(path: Path, log: bytes) -> bool:
     """Write a build's log; a build is worth recording without one, too."""
     try:
+        faults.point("logging")
         write_file(path, gzip.compress(log, mtime=0))
     except OSError as error:
         _nonsense.warning("log", f"cannot write build logs, such as {path}: {error.strerror or error}")

@@ -20,7 +20,8 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from piwheels.db import page_facts, pages, planning
+from piwheels import faults
+from piwheels.db import page_facts, pages, planning, withdrawal
 from piwheels.db import targets as target_rows
 from piwheels.db.engine import Stopped, in_transaction, is_passing
 from piwheels.db.wake import PAGES, Listener
@@ -159,6 +160,7 @@ class Publisher:
                 self._root(conn)
             case PageKind.HOME:
                 self._home(conn)
+        faults.point("published")
         pages.finish(conn, self.worker, claim)
         return True
 
@@ -173,6 +175,7 @@ class Publisher:
             self._remove_project(conn, name)
             return
         page, refused = self._place_wheels(conn, facts)
+        faults.point("linked")
         self._write_project(page, refused)
         changes_root = pages.note_published(conn, name, files=len(page.wheels))
         # These rows are everybody's, so they are touched last and their locks are held for a moment only.
@@ -186,6 +189,7 @@ class Publisher:
         targets = target_rows.every(conn)
         bound = self._bound(facts)
         unavailable: Collection[str] = ()
+        outgoing: set[str] = set()
         if facts.status is not ProjectStatus.QUARANTINED:
             chosen = []
             for file in choose_files(facts.files, bound).values():
@@ -193,8 +197,25 @@ class Publisher:
                     chosen.append(file)
                 else:
                     logger.error("%s: a file cannot be published under the name %r", facts.name, file.filename)
+            outgoing = self._outgoing(conn, facts, chosen)
+            if outgoing:  # listed by the next rendering, once the bytes that have the name now are gone
+                pages.mark_stale(conn, PageKind.PROJECT, facts.name, "withdrawn wheels give up their names")
+            chosen = [file for file in chosen if file.filename not in outgoing]
             unavailable = link_files(self.output, self.store, facts.name, chosen)
-        return project_page(facts, verdicts, targets, bound=bound, unavailable=unavailable), unavailable
+        page = project_page(facts, verdicts, targets, bound=bound, unavailable=outgoing.union(unavailable))
+        return page, unavailable
+
+    def _outgoing(self, conn: Connection, facts: ProjectFacts, chosen: Collection[FileFacts]) -> set[str]:
+        """Names that are to be listed, and under which the site still has a withdrawn wheel."""
+        there = {(file.filename, file.sha256) for file in facts.files}
+        found = set()
+        for filename, contents in withdrawal.withdrawn_of(conn, facts.id).items():
+            if any(file.filename == filename for file in chosen):
+                published = self.output / paths.wheel_path(facts.name, filename)
+                gone = [sha256 for sha256 in contents if (filename, sha256) not in there]
+                if any(_is_same(self.store.path(sha256), published) for sha256 in gone):
+                    found.add(filename)
+        return found
 
     def _bound(self, facts: ProjectFacts) -> dict[str, bytes]:
         """For names under which several contents were built: which of them the site has."""

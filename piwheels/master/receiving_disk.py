@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from piwheels import faults
 from piwheels.errors import TransferError
 from piwheels.master.store import Store
 
@@ -178,6 +179,7 @@ class DiskThread:
         if (file := self._files.get(number)) is None:
             return
         try:
+            faults.point("receiving")
             file.write(offset, data)
         except OSError as error:
             self._discard(number)

@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 from piwheels.db import migrate, roles
 from piwheels.db.engine import Stopped, describe, in_transaction, is_passing, make_engine
 from piwheels.errors import DatabaseError, ExitCode, PiwheelsError
+from piwheels.processes import allow_many_files
 from piwheels.settings import Settings
 from piwheels.vocabulary import Role
 
@@ -74,6 +75,7 @@ class Context:
 
 def run_role(role: Role, settings: Settings, body: Callable[[Settings, Context], None], *, index: int = 1) -> int:
     """Run a role in this process until SIGTERM or SIGINT, or until it fails; returns the exit status."""
+    allow_many_files()
     context = Context(role, settings, index=index)
 
     def on_signal(number: int, frame: FrameType | None) -> None:

@@ -80,7 +80,7 @@ class Stats:
         while not self._context.stop.is_set():
             try:
                 if self._socket.poll(POLL_MILLISECONDS):
-                    self._answer(self._socket.recv())
+                    self._answer(self._socket.recv_multipart())
                 self._write_packages()
                 self._forget_loggers()
             except (
@@ -89,9 +89,11 @@ class Stats:
                 if not self._context.stop.is_set():
                     log.warning("%s", error)
 
-    def _answer(self, data: bytes) -> None:
+    def _answer(self, frames: list[bytes]) -> None:
         try:
-            batch = batches.decode_batch(data)
+            if len(frames) != 1:  # all of them were read: a REP may not answer before
+                raise PeerError("a batch that is not one frame")
+            batch = batches.decode_batch(frames[0])
         except PeerError as error:
             self._refused += 1
             peers.warning("batch", f"refused from a logger: {error}")

@@ -128,11 +128,17 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def half_written(path: Path) -> Path:
+    """What write_file calls a file that it has not written to the end."""
+    return path.with_name(f".{path.name}.tmp")
+
+
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, durably, making its directories; for others to read."""
+    """Write a file whole or not at all, durably, making its directories; for others to read. A kill meanwhile leaves
+    ``half_written(path)``. Nobody else may be writing the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".")
-    temporary = Path(name)
+    temporary = half_written(path)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

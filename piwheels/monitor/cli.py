@@ -4,15 +4,18 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from piwheels.commands import add_common_arguments, run
-from piwheels.errors import ExitCode
+from piwheels.errors import ExitCode, SettingsError
 from piwheels.master.commands import Command, Verb
 from piwheels.monitor import show
 from piwheels.monitor.client import Client
 from piwheels.settings import Settings
+
+FOLLOW = 1.0  #: seconds between two looks at a log
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,8 +36,24 @@ def parser() -> argparse.ArgumentParser:
     for word in ("project", "version", "target"):
         skip.add_argument(word, metavar=word.upper())
     slaves = actions.add_parser("slaves", help="list the builders, or steer one")
-    slaves.add_argument("wish", nargs="?", choices=["pause", "resume", "stop"], help="what BUILDER is to do")
-    slaves.add_argument("builder", metavar="BUILDER", nargs="?", help="its number, label, or key")
+    slaves.add_argument(
+        "wish",
+        nargs="?",
+        choices=["pause", "resume", "sleep", "wake", "stop", "skip", "kill"],
+        help="what BUILDER is to do: take no more jobs (pause or sleep), take them again (resume or wake), "
+        "leave (stop), drop its build at its next word (skip); kill ends its build now",
+    )
+    slaves.add_argument("builder", metavar="BUILDER", nargs="?", help="its number, label, or key; or all")
+    slaves.add_argument(
+        "--for-good",
+        action="store_true",
+        help="with kill: the build counts as failed and does not go back to the queue",
+    )
+    log = actions.add_parser("log", help="show the end of a running build's log")
+    log.add_argument(
+        "build", metavar="BUILDER|PROJECT", help="a builder's number, label or key, or what is being built"
+    )
+    log.add_argument("-f", "--follow", action="store_true", help="keep showing it, until the build ends or Ctrl-C")
     return what
 
 
@@ -53,13 +72,18 @@ def _work(args: argparse.Namespace, settings: Settings) -> int:
             snapshot = _snapshot(client)
             _print(show.headline(snapshot), [show.slaves(snapshot)] if not snapshot.get("problem") else [])
             return ExitCode.OK
+        if args.action == "log":
+            return _log(client, args.build, follow=args.follow)
+        if args.action == "slaves" and args.for_good and args.wish != "kill":
+            raise SettingsError("--for-good belongs to kill")
         return _steer(client, command_of(args))
 
 
 def command_of(args: argparse.Namespace) -> Command:
     """The command that the arguments ask for."""
     if args.action == "slaves":
-        return Command(Verb(f"slave-{args.wish}"), slave=args.builder or "")
+        back = {"back": "no" if args.for_good else "yes"} if args.wish == "kill" else {}
+        return Command(Verb(f"slave-{args.wish}"), slave=args.builder or "", **back)
     if args.action == "skip":
         return Command(Verb.SKIP, project=args.project, version=args.version, target=args.target)
     return Command(Verb(args.action))
@@ -85,6 +109,37 @@ def _status(client: Client, *, as_json: bool) -> int:
     else:
         _print(show.headline(snapshot), show.grids(snapshot))
     return ExitCode.FAILED if snapshot.get("problem") else ExitCode.OK
+
+
+def _log(client: Client, build: str, *, follow: bool) -> int:
+    """Show what there is of a log and, if it is to be followed, what comes, until another build has taken its place."""
+    token, position = None, 0
+    try:
+        while True:
+            reply = client.command(Command(Verb.LOG, build=build, position=str(position)))
+            if reply.get("ok") is not True or (token is not None and reply.get("token") != token):
+                return _log_ended(reply, begun=token is not None)
+            if token is None:
+                print(show.safe_log(str(reply.get("message", ""))), file=sys.stderr)
+            token, start, text = reply.get("token"), reply.get("start", 0), reply.get("text", "")
+            if start > position:
+                print(f"[{start - position} bytes are not kept]")
+            sys.stdout.write(show.safe_log(text))
+            sys.stdout.flush()
+            position = reply.get("position", position)
+            if not follow:
+                return ExitCode.OK
+            time.sleep(FOLLOW)
+    except KeyboardInterrupt:
+        return ExitCode.OK
+
+
+def _log_ended(reply: Mapping[str, Any], *, begun: bool) -> int:
+    if begun:
+        print("the build is over; the site has its whole log", file=sys.stderr)
+        return ExitCode.OK
+    print(show.safe_log(str(reply.get("message", ""))), file=sys.stderr)
+    return ExitCode.FAILED
 
 
 def _print(head: str, tables: list[show.Grid]) -> None:

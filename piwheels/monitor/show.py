@@ -110,6 +110,18 @@ def rendering(head: str, tables: Sequence[Grid]) -> "RenderableType":
     return Group(*parts)
 
 
+def safe_log(text: str) -> str:
+    """A stranger's log as a terminal may have it: lines and tabs stay; whatever else would move the cursor, change
+    colours or turn the direction of text is shown instead of done."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(c if c in "\n\t" or c.isprintable() else _shown(c) for c in lines)
+
+
+def _shown(character: str) -> str:
+    number = ord(character)
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
 def has_rich() -> bool:
     """Whether rich is installed; a master needs it not."""
     return importlib.util.find_spec("rich") is not None

@@ -19,6 +19,7 @@ from typing import Any
 
 import zmq
 
+from piwheels import faults
 from piwheels.errors import ExitCode, LocalProtocolError, PeerError
 from piwheels.settings import SlaveSettings
 from piwheels.slave import limits, session
@@ -152,11 +153,15 @@ class Agent:
     def _attend_build(self) -> None:
         built = self._runner.poll(now=time.monotonic())
         if built is not None:
+            if faults.point("built"):
+                self._feed(session.Lost("lost on purpose"))
             self._feed(session.BuildEnded(_sendable(built)))
 
     def _attend_delivery(self) -> None:
         if self._delivery is not None and (ended := self._delivery.handle(time.monotonic())) is not None:
             self._withdraw()
+            if faults.point("sent"):
+                self._feed(session.Lost("lost on purpose"))
             self._feed(session.FileEnded(*ended))
 
     def _tick(self) -> session.Tick:
@@ -225,6 +230,8 @@ class Agent:
         logger.info("building %s %s", build.package, build.version)
         try:
             self._runner.start(build, self._index_url, now=time.monotonic())
+            if faults.point("building"):
+                self._queue.append(session.Lost("lost on purpose"))
         except OSError as error:
             reason = disk_or_builder(error)
             self._queue.append(session.BuildEnded(_failed(build, reason, f"cannot start the build: {error}")))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import zmq
 
+from piwheels import faults
 from piwheels.errors import PeerError
 from piwheels.wire import codec
 from piwheels.wire.messages import Chunk, FileHello, FileMessage
@@ -78,6 +79,8 @@ class Delivery:
     def _message(self, owed: FileHello | SendRange) -> FileMessage:
         if isinstance(owed, FileHello):
             return owed
+        if faults.point("sending"):
+            raise PeerError("lost on purpose")
         self._file.seek(owed.offset)
         return Chunk(owed.offset, self._file.read(owed.length))
 

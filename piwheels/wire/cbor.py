@@ -14,7 +14,7 @@ from piwheels.errors import PeerError
 
 MAX_MESSAGE = 16 * 1024**2  #: bytes
 MAX_DEPTH = 8  #: the deepest message, BUILT with dependencies, needs 6
-MAX_ITEMS = 100_000  #: twenty wheels with a few thousand dependencies
+MAX_ITEMS = 20_000  #: twenty wheels with several hundred dependencies; a message of more takes the reader too long
 
 TAG_MOMENT = 0  #: RFC 8949, 3.4.1: date and time as text
 TAG_SPAN = 2001  #: our own: timedelta as [days, seconds, microseconds]

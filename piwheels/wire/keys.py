@@ -40,8 +40,8 @@ def make() -> KeyPair:
 
 
 def short(public: str) -> str:
-    """The start of a public key: enough to tell peers apart in a log."""
-    return public[:8]
+    """The start of a public key: enough to tell peers apart in a log. The name of one without a key stays whole."""
+    return public if public.startswith("plain ") else public[:8]
 
 
 def load(path: Path) -> KeyPair:

@@ -104,13 +104,17 @@ def unwatch(socket: "zmq.Socket[bytes]", monitor: "zmq.Socket[bytes]", *, linger
 def peer_key(frame: zmq.Frame) -> str | None:
     """The public key (Z85) of whoever sent this frame, as the Gate admitted it; None on a plain connection.
 
+    Not to be asked of messages of sockets without keys: there it is the peer's own claim.
     To be asked of a message's last frame: a ROUTER's identity frame says nothing in some versions of libzmq.
     """
     return _metadata(frame, "User-Id") or None
 
 
 def peer_address(frame: zmq.Frame) -> str:
-    """The network address of whoever sent this frame."""
+    """The network address of whoever sent this frame. It is libzmq that says so; peers cannot.
+
+    (Whereas on a plain connection, where nobody set User-Id before, a peer's own metadata may claim any.)
+    """
     return _metadata(frame, "Peer-Address")
 
 

@@ -15,7 +15,6 @@ from sqlalchemy import Engine, select
 from piwheels.db import slaves
 from piwheels.db.engine import make_engine
 from piwheels.db.tables import builds
-from piwheels.db.tables import slaves as slave_table
 from piwheels.master.dispatch import serve
 from piwheels.settings import DatabaseSettings, DispatchSettings, PathSettings, Settings, UpstreamSettings
 from piwheels.wire.keys import KeyPair, make
@@ -35,6 +34,7 @@ class Farm:
     context: "zmq.Context[Any]" = field(default_factory=zmq.Context)
     state: dict[str, Any] = field(default_factory=dict)
     address: Address | None = None
+    plain_address: tuple[str, str] = ("", "")  #: builders, files
     target_id: int = 0
     _stop: threading.Event | None = None
     _thread: threading.Thread | None = None
@@ -49,7 +49,14 @@ class Farm:
         self._thread.start()
         builders, files = listening.get(timeout=20)
         self.address = Address(builders, files, self.keys.public)
-        dispatch = replace(self.settings.dispatch, builders=builders, files=files)
+        plain_builders, plain_files = self.plain_address
+        dispatch = replace(
+            self.settings.dispatch,
+            builders=builders,
+            files=files,
+            plain_builders=plain_builders,
+            plain_files=plain_files,
+        )
         self.settings = replace(self.settings, dispatch=dispatch)
 
     def stop(self) -> None:
@@ -77,11 +84,20 @@ class Farm:
             with self.engine.begin() as conn:
                 slaves.enrol(conn, keys.public)
             # A connection that comes before its key is admitted is turned away, and ZeroMQ does not try again.
-            world.wait_for(lambda: self.state.get("admitted") == world.count(self.engine, slave_table), "its admission")
+            self.wait_for_admission()
         assert self.address is not None
         builder = Builder(self.address, keys, self.context, **values).connect()
         self._builders.append(builder)
         return builder
+
+    def wait_for_admission(self) -> None:
+        """Wait until dispatch knows whom the database admits."""
+
+        def known() -> bool:
+            with self.engine.begin() as conn:
+                return self.state.get("admitted") == len(slaves.admitted_keys(conn))
+
+        world.wait_for(known, "its admission")
 
     def job(self, project: str = "spidev", version: str = "3.6") -> int:
         """Something to be built; its release."""
@@ -105,6 +121,7 @@ class Farm:
                 stop=stop,
                 report=self.state.update,
                 listening=lambda builders, files: listening.put((builders, files)),
+                listening_plain=lambda builders, files: setattr(self, "plain_address", (builders, files)),
             )
         except BaseException as error:
             self._failure.append(error)

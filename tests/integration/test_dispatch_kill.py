@@ -26,7 +26,7 @@ from piwheels.errors import UnavailableError
 from piwheels.master import dispatch
 from piwheels.master.dispatch_sweep import Sweeper
 from piwheels.master.dispatch_work import Clerk
-from piwheels.master.store import Store, write_file
+from piwheels.master.store import Store, half_written, write_file
 from piwheels.settings import DatabaseSettings, DispatchSettings, PathSettings, Settings
 from piwheels.site.paths import log_path
 from piwheels.vocabulary import FailureReason, Outcome
@@ -226,6 +226,23 @@ def test_orphans_are_swept_and_nothing_else(clerk: Clerk, database: Engine) -> N
     assert not clerk.store.path(orphan).exists()
 
 
+def test_what_a_killed_dispatch_had_taken_ahead_goes_back_at_once(clerk: Clerk, database: Engine) -> None:
+    with database.begin() as conn:
+        target_id = world.add_target(conn)
+        slave_id = world.add_slave(conn)
+        for version in ("3.5", "3.6"):
+            world.add_job(conn, world.add_release(conn, version=version), target_id)
+        held = queue.claim(conn, slave_id=slave_id, target_id=target_id, terms=world.TERMS)
+        assert held is not None
+        assert len(queue.claim_many(conn, target_id=target_id, terms=world.TERMS, limit=5)) == 1
+    clerk.unclaim_ahead()
+    with database.begin() as conn:
+        left = {row.lease_slave_id for row in conn.execute(select(jobs).where(jobs.c.lease_token.is_not(None)))}
+        again = queue.claim_many(conn, target_id=target_id, terms=world.TERMS, limit=5)
+    assert left == {slave_id} and len(again) == 1
+    assert world.count(database, jobs, jobs.c.strikes > 0) == 0
+
+
 def test_logs_of_builds_never_recorded_are_swept(clerk: Clerk, database: Engine) -> None:
     clerk.sweep_logs()
     with database.begin() as conn:
@@ -241,8 +258,10 @@ def test_logs_of_builds_never_recorded_are_swept(clerk: Clerk, database: Engine)
     output = clerk.settings.paths.output
     for build_id in (number, burnt):
         write_file(output / log_path(build_id), b"x")
+    half_written(output / log_path(burnt)).write_bytes(b"killed while it was written")
     clerk.sweep_logs()
     assert (output / log_path(number)).exists() and not (output / log_path(burnt)).exists()
+    assert [path.name for path in (output / "logs").rglob(".*")] == []
 
 
 def test_a_wheel_that_vanished_is_not_recorded(clerk: Clerk, database: Engine) -> None:

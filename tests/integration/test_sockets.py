@@ -12,6 +12,7 @@ import zmq
 from piwheels.errors import SettingsError, UnavailableError
 from piwheels.wire import keys, sockets
 from piwheels.wire.cbor import MAX_MESSAGE
+from piwheels.wire.plain import address_key
 
 pytestmark = pytest.mark.integration
 
@@ -195,3 +196,5 @@ def test_every_address_of_the_machine(net: Net) -> None:
     request = net.keep(sockets.builder_req(net.context, f"tcp://127.0.0.1:{port}", server_key=None, keys=None))
     request.send(b"x")
     assert router.poll(SOON)
+    sender = router.recv_multipart(zmq.NOBLOCK, copy=False)[-1]
+    assert address_key(sockets.peer_address(sender)) == "plain 127.0.0.1", "also on a socket of both families"

@@ -14,7 +14,7 @@ import pytest
 import piwheels
 
 ROOT = Path(piwheels.__file__).parent
-STDLIB_ONLY = {"checks", "commands", "configuration", "errors", "logs", "processes", "settings", "vocabulary"}
+STDLIB_ONLY = {"checks", "commands", "configuration", "errors", "faults", "logs", "processes", "settings", "vocabulary"}
 FOUNDATION = STDLIB_ONLY | {"", "versions", "wheelfile"}
 
 # What the pure machines are allowed: facts and time come in, decisions go out.
@@ -27,6 +27,7 @@ DECISIONS = {
     "master.feed_verdict",
     "master.bulk",
     "master.needs",
+    "master.plain_door",
     "master.planner",
     "master.preinstalled",
     "master.recipe_values",
@@ -55,6 +56,7 @@ DECISIONS = {
     "vocabulary",
     "wire.codec",
     "wire.messages",
+    "wire.plain",
     "wire.transfer",
 }
 IMPURE = {"asyncio", "socket", "subprocess", "threading", "time", "zmq", "sqlalchemy", "psycopg", "aiohttp", "requests"}

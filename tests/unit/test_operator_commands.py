@@ -20,7 +20,8 @@ WORDS = st.text(alphabet="abcxyz019-", min_size=1, max_size=30).map(lambda text:
 
 @given(st.sampled_from(Verb), WORDS, WORDS, WORDS, WORDS)
 def test_commands_survive_the_journey(verb: Verb, slave: str, project: str, version: str, target: str) -> None:
-    everything = {"slave": slave, "project": project, "version": version, "target": target}
+    everything = {"slave": slave, "project": project, "version": version, "target": target, "build": project}
+    everything |= {"back": "yes", "position": "12"}
     command = Command(verb, **{name: everything[name] for name in FIELDS[verb]})
     assert decode(encode(command)) == command
 
@@ -49,6 +50,13 @@ def test_projects_are_named_canonically_and_slaves_may_be_numbers() -> None:
         b'{"command": "slave-stop", "slave": "a\\u0000b"}',
         b'{"command": "slave-stop", "slave": "%s"}' % (b"x" * 300),
         b'{"command": "pause"}' + b" " * MAX_COMMAND,
+        b'{"command": "slave-kill", "slave": "1"}',
+        b'{"command": "slave-kill", "slave": "1", "back": "perhaps"}',
+        b'{"command": "slave-kill", "slave": "1", "back": true}',
+        b'{"command": "log", "build": "1", "position": "-1"}',
+        b'{"command": "log", "build": "1", "position": 1e3}',
+        b'{"command": "log", "build": "1", "position": "1%s"}' % (b"0" * 30),
+        '{"command": "log", "build": "1", "position": "\u0661"}'.encode(),
     ],
 )
 def test_anything_else_is_refused_in_one_line(data: bytes) -> None:
@@ -76,6 +84,10 @@ def test_answers() -> None:
         (["pause"], Command(Verb.PAUSE)),
         (["resume"], Command(Verb.RESUME)),
         (["slaves", "stop", "7"], Command(Verb.SLAVE_STOP, slave="7")),
+        (["slaves", "sleep", "all"], Command(Verb.SLAVE_SLEEP, slave="all")),
+        (["slaves", "skip", "pi"], Command(Verb.SLAVE_SKIP, slave="pi")),
+        (["slaves", "kill", "pi"], Command(Verb.SLAVE_KILL, slave="pi", back="yes")),
+        (["slaves", "kill", "pi", "--for-good"], Command(Verb.SLAVE_KILL, slave="pi", back="no")),
         (["skip", "spidev", "3.6", "native"], Command(Verb.SKIP, project="spidev", version="3.6", target="native")),
     ],
 )
@@ -137,3 +149,14 @@ def test_a_problem_is_all_that_is_shown() -> None:
     snapshot = {"at": AT, "problem": "the database is\naway"}
     assert show.headline(snapshot) == "in trouble: the database is away"
     assert show.grids(snapshot) == []
+
+
+def test_a_strangers_log_does_nothing_to_a_terminal() -> None:
+    assert show.safe_log("a\tb\r\n\x1b[2J\x07\x9b5n\u202eevil\rx\U000e0001\n") == (
+        "a\tb\n\\x1b[2J\\x07\\x9b5n\\u202eevil\nx\\U000e0001\n"
+    )
+
+
+@given(st.text())
+def test_nothing_unprintable_is_left_of_a_log(text: str) -> None:
+    assert all(line.isprintable() for line in show.safe_log(text).replace("\t", "").split("\n"))
