@@ -4,7 +4,7 @@
 PYTHON = .venv/bin/python
 TESTS ?= tests
 
-.PHONY: help farm check test test-diet test-long test-pypi test-arm bench bench-scale soak docs clean
+.PHONY: help farm check test test-diet test-long test-pypi test-arm bench bench-scale fuzz soak chaos docs clean
 
 help:
 	@echo 'make farm        a whole farm on this machine, in farm/  (PROJECTS="spidev smbus" ARGS=--once)'
@@ -16,7 +16,9 @@ help:
 	@echo 'make test-arm    a builder in an emulated ARM system (root; several minutes)'
 	@echo 'make bench       every benchmark, one table (ARGS=--small: a fiftieth of it; make bench-dump: only that one)'
 	@echo 'make soak        a long day at PyPI, everything going wrong; ten minutes (ARGS="--seed 2")'
+	@echo 'make chaos       2 000 builds while everything is killed and cut off; an auditor (ARGS="--seed 2 --builds 200")'
 	@echo 'make bench-scale the same on a farm of PyPI'"'"'s size, made here (25 GB; ARGS="--keep DIR --fraction 0.1")'
+	@echo 'make fuzz        any bytes at the codec and at both machines, a minute each (ARGS="codec --seconds 600 --seed 2")'
 	@echo 'make docs        the manual as HTML, in docs/_build'
 	@echo 'make clean       remove what the others made, farm/ excepted'
 
@@ -68,9 +70,17 @@ bench-%:
 	@tools/setup test
 	$(PYTHON) -m tests.bench $* $(ARGS)
 
+fuzz:
+	@tools/setup test
+	$(PYTHON) -m tests.fuzz $(ARGS)
+
 soak:
 	@tools/setup test
 	$(PYTHON) -m tests.soak $(ARGS)
+
+chaos:
+	@tools/setup test
+	$(PYTHON) -m tests.chaos $(ARGS)
 
 docs:
 	@tools/setup docs
