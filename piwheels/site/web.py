@@ -178,7 +178,7 @@ async def _finish_headers(request: web.Request, response: web.StreamResponse) ->
 def application(root: Path) -> web.Application:
     """The server's application, for the command and for tests."""
     app = web.Application(client_max_size=1024)
-    app.router.add_route("*", "/{path:.*}", Site(root).handle)
+    app.router.add_route("*", r"/{path:[\s\S]*}", Site(root).handle)
     app.on_response_prepare.append(_finish_headers)
     return app
 
