@@ -6,15 +6,16 @@ in the transaction that notes the result, and only if nobody marked it again mea
 the work: :func:`lock` is what keeps two workers from writing one page at the same time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from fnmatch import fnmatchcase
 
-from sqlalchemy import Connection, case, delete, func, literal, null, or_, select, update
+from sqlalchemy import Connection, and_, case, delete, func, literal, null, or_, select, union, update
 from sqlalchemy.dialects.postgresql import insert
 
-from piwheels.db.arrays import insert_rows
-from piwheels.db.tables import page_kind, pages, published, switches
+from piwheels.db.arrays import among, insert_rows
+from piwheels.db.tables import page_kind, pages, projects, published, switches
 from piwheels.db.wake import PAGES, notify
 from piwheels.vocabulary import PageKind
 
@@ -53,17 +54,22 @@ def mark_stale(conn: Connection, kind: PageKind, key: str, reason: str) -> None:
     mark_all_stale(conn, kind, [key], reason)
 
 
-def mark_all_stale(conn: Connection, kind: PageKind, keys: Sequence[str], reason: str) -> None:
-    """As :func:`mark_stale`, for several pages of a kind."""
+def mark_all_stale(
+    conn: Connection, kind: PageKind, keys: Sequence[str], reason: str, *, background: bool = False
+) -> None:
+    """As :func:`mark_stale`, for several pages of a kind. ``background``: what they say has not changed, so that pages
+    of which that is not so come first."""
     if not keys:
         return
-    row = insert_rows(pages, [{"kind": kind, "key": key, "reason": reason[:200]} for key in sorted(set(keys))])
+    facts = {"kind": kind, "reason": reason[:200], "background": background}
+    row = insert_rows(pages, [{"key": key, **facts} for key in sorted(set(keys))])
     conn.execute(
         row.on_conflict_do_update(
             index_elements=[pages.c.kind, pages.c.key],
             set_={
                 "seq": pages.c.seq + 1,
                 "reason": row.excluded.reason,
+                "background": and_(pages.c.background, row.excluded.background),
                 "attempts": 0,
                 "claimed_until": case((pages.c.claimed_by.is_(None), null()), else_=pages.c.claimed_until),
             },
@@ -73,14 +79,15 @@ def mark_all_stale(conn: Connection, kind: PageKind, keys: Sequence[str], reason
 
 
 def claim(conn: Connection, worker: str, *, limit: int, hold: timedelta = HOLD) -> list[Claim]:
-    """Take up to ``limit`` pages, the longest stale first. Commit soon: the rows are locked until then."""
+    """Take up to ``limit`` pages, the longest stale first, background ones last. Commit soon: the rows are locked until
+    then."""
     now = func.now()
     delay = case(*((pages.c.kind == literal(kind, page_kind), wait) for kind, wait in DELAYS.items()))
     free = or_(pages.c.claimed_until.is_(None), pages.c.claimed_until <= now)
     wanted = (
         select(pages.c.kind, pages.c.key)
         .where(free, pages.c.since <= now - delay)
-        .order_by(pages.c.since)
+        .order_by(pages.c.background, pages.c.since)
         .limit(limit)
         .with_for_update(skip_locked=True)
         .cte("wanted")
@@ -89,9 +96,9 @@ def claim(conn: Connection, worker: str, *, limit: int, hold: timedelta = HOLD) 
         update(pages)
         .where(pages.c.kind == wanted.c.kind, pages.c.key == wanted.c.key)
         .values(claimed_by=worker, claimed_until=now + hold)
-        .returning(pages.c.kind, pages.c.key, pages.c.seq, pages.c.attempts, pages.c.since)
+        .returning(pages.c.kind, pages.c.key, pages.c.seq, pages.c.attempts, pages.c.background, pages.c.since)
     )
-    rows = sorted(conn.execute(taken), key=lambda row: row.since)
+    rows = sorted(conn.execute(taken), key=lambda row: (row.background, row.since))
     return [Claim(row.kind, row.key, row.seq, row.attempts) for row in rows]
 
 
@@ -188,10 +195,41 @@ def forget_look(conn: Connection) -> str:
     return look
 
 
-def mark_published(conn: Connection, *, after: str) -> list[str]:
+def mark_published(conn: Connection, *, after: str, reason: str = "new look") -> list[str]:
     """Mark the next batch of projects that have pages, by name after ``after``; their names, none at the end."""
     names = conn.scalars(
         select(published.c.name).where(published.c.name > after).order_by(published.c.name).limit(MARKED_AT_ONCE)
     ).all()
-    mark_all_stale(conn, PageKind.PROJECT, names, "new look")
+    mark_all_stale(conn, PageKind.PROJECT, names, reason, background=True)
     return list(names)
+
+
+def mark_matching(conn: Connection, pattern: str, *, after: str, reason: str) -> tuple[int, str]:
+    """Of the next batch of projects that have pages, by name after ``after``, mark those whose name matches (``*`` and
+    ``?`` as in a shell). How many were marked, and the last name of the batch, empty at the end."""
+    batch = select(published.c.name).where(published.c.name > after).order_by(published.c.name).limit(MARKED_AT_ONCE)
+    names = conn.scalars(batch).all()
+    wanted = [name for name in names if fnmatchcase(name, pattern)]
+    mark_all_stale(conn, PageKind.PROJECT, wanted, reason, background=True)
+    return len(wanted), names[-1] if names else ""
+
+
+def mark_named(conn: Connection, names: Collection[str], reason: str) -> set[str]:
+    """Mark these projects, whether they have pages or not; those that nobody knows, which are not."""
+    pages_of = select(published.c.name).where(among(published.c.name, names))
+    known = set(conn.scalars(union(pages_of, select(projects.c.name).where(among(projects.c.name, names)))))
+    mark_all_stale(conn, PageKind.PROJECT, sorted(known), reason, background=True)
+    return set(names) - known
+
+
+def in_background(conn: Connection) -> tuple[int, int]:
+    """How many pages wait that are rendered when nothing else is to be, and how many of them failed when last tried."""
+    failures = func.count().filter(pages.c.attempts > 0)
+    row = conn.execute(select(func.count(), failures).select_from(pages).where(pages.c.background)).one()
+    return row[0], row[1]
+
+
+def in_trouble(conn: Connection, *, limit: int) -> list[tuple[PageKind, str, str]]:
+    """Pages that could not be rendered and are tried again: kind, key, why."""
+    found = select(pages.c.kind, pages.c.key, pages.c.reason).where(pages.c.attempts > 0).order_by(pages.c.key)
+    return [(row.kind, row.key, row.reason) for row in conn.execute(found.limit(limit))]

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
 from piwheels.db.tables import roles, switches
+from piwheels.vocabulary import Role
 
 PAUSED = "paused"  #: the switch that stops handing out jobs
 
@@ -33,6 +34,12 @@ def is_alive(conn: Connection, name: str, *, within: timedelta) -> bool:
     return (
         conn.scalar(select(roles.c.name).where(roles.c.name == name, roles.c.seen_at > func.now() - within)) is not None
     )
+
+
+def any_alive(conn: Connection, role: Role, *, within: timedelta) -> bool:
+    """Whether any process of this role was heard of within that time."""
+    named = or_(roles.c.name == role.value, roles.c.name.startswith(f"{role.value}-", autoescape=True))
+    return conn.scalar(select(roles.c.name).where(named, roles.c.seen_at > func.now() - within).limit(1)) is not None
 
 
 def is_paused(conn: Connection) -> bool:

@@ -316,6 +316,7 @@ pages = Table(
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("claimed_by", Text),
     Column("claimed_until", _time),
+    Column("background", Boolean, nullable=False, server_default="false"),
 )
 
 published = Table(

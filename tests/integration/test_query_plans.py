@@ -157,8 +157,8 @@ SCENES: dict[str, Callable[[Connection], object]] = {
 KNOWN = {
     (
         "pages are rendered",
-        "Index Scan of pages, by pages_since",
-    ),  # in order of age; only those that are claimed are passed over
+        "Index Scan of pages, by pages_order",
+    ),  # in their order; only those that are claimed are passed over
     ("pages are rendered", "Seq Scan of published"),  # the home page's sums: a narrow row a project, now and then
     ("the farm is watched", "Seq Scan of jobs"),  # counted up to a ceiling; only leased ones are passed over
     ("the farm is watched", "Seq Scan of published"),  # the same; only projects without files are passed over
