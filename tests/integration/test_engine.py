@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Transactions that outlive the database's troubles, and wake-ups that outlive its restarts."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,11 +9,11 @@ from contextlib import closing
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-from piwheels.db import wake
-from piwheels.db.engine import DatabaseAway, Stopped, in_transaction, make_engine
+from piwheels.db import direct, wake
+from piwheels.db.engine import DatabaseAway, Stopped, in_transaction, make_async_engine, make_engine
 from piwheels.errors import DatabaseError
 from piwheels.postgres import Cluster
 from piwheels.settings import DatabaseSettings
@@ -74,6 +75,58 @@ def test_a_session_that_is_ended_before_or_within_is_tried_again(
 
     in_transaction(table, work, deadline=20)
     assert len(tries) == 2 and content(table) == [2]
+
+
+def test_what_lies_dead_in_the_pool_is_replaced_before_it_is_used(
+    table: Engine, database_settings: DatabaseSettings
+) -> None:
+    assert content(table) == []
+    assert end_all_sessions(database_settings) >= 1
+    assert content(table) == []  # outside in_transaction, so nothing is tried again
+
+
+def test_a_statement_that_goes_directly_fails_and_is_tried_again_like_any_other(
+    table: Engine, database_settings: DatabaseSettings
+) -> None:
+    tries = []
+
+    def work(conn: Connection) -> None:
+        tries.append(1)
+        assert direct.run(conn, "INSERT INTO t VALUES (%(x)s)", {"x": len(tries)}) == 1
+        if len(tries) == 1:
+            end_all_sessions(database_settings)
+            direct.fetch(conn, "SELECT 1", {})
+
+    in_transaction(table, work, deadline=20)
+    assert len(tries) == 2 and content(table) == [2]
+    with pytest.raises(IntegrityError), table.begin() as conn:
+        direct.run(conn, "INSERT INTO t VALUES (%(x)s)", {"x": 2})
+    assert content(table) == [2]
+
+
+def test_whoever_listens_hears_of_direct_statements(table: Engine) -> None:
+    heard = []
+    with table.connect() as conn:
+        event.listen(conn, "before_cursor_execute", lambda *told: heard.append(told[2:4]))
+        assert direct.fetch(conn, "SELECT %(x)s + 1", {"x": 1}) == [(2,)]
+    assert heard == [("SELECT %(x)s + 1", {"x": 1})]
+
+
+def test_an_asynchronous_engine_takes_direct_statements(database_settings: DatabaseSettings) -> None:
+    async def ask() -> int:
+        engine = make_async_engine(database_settings, name="test", connections=1)
+        try:
+            async with engine.begin() as conn:
+                pid = await conn.run_sync(lambda sync: direct.fetch(sync, "SELECT pg_backend_pid()", {})[0][0])
+            end_all_sessions(database_settings)
+            async with engine.begin() as conn:
+                return int(
+                    await conn.run_sync(lambda sync: direct.fetch(sync, "SELECT 7 - %(x)s", {"x": 0 * pid})[0][0])
+                )
+        finally:
+            await engine.dispose()
+
+    assert asyncio.run(ask()) == 7
 
 
 def test_two_that_deadlock_both_finish(table: Engine) -> None:
