@@ -7,11 +7,12 @@ prints its latencies. They do what dispatch does, with its functions.
 
 import hashlib
 import json
+import random
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -39,7 +40,7 @@ class Timing:
     what: str
     done: int  #: jobs claimed, or builds recorded
     seconds: float
-    latencies: tuple[float, ...]  #: seconds each call took, sorted
+    latencies: tuple[float, ...]  #: seconds from when each call was to begin to its end, sorted
     cpu: float  #: seconds that the processes themselves used
 
     @property
@@ -109,20 +110,26 @@ def main(work: str, text: str) -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     done, latencies = 0, []
-    begin = due = time.time()
+    begin = time.time()
     cpu = time.process_time()
-    for _ in range(facts["each"]):
-        if (wait := due - time.time()) > 0:
+    for due in moments(begin, facts["interval"], facts["each"]):
+        before = time.time() if due is None else due
+        if (wait := before - time.time()) > 0:
             time.sleep(wait)
-        due = max(due + facts["interval"], time.time() - 1.0)
-        before = time.perf_counter()
         count = call()
-        latencies.append(time.perf_counter() - before)
+        latencies.append(time.time() - before)
         done += count
         if not count:
             break
     used = time.process_time() - cpu
     print(json.dumps({"done": done, "latencies": latencies, "begin": begin, "end": time.time(), "cpu": used}))
+
+
+def moments(begin: float, interval: float, number: int) -> Iterator[float | None]:
+    """When each call is to begin; None: at once. At a moment of its own in each interval, so that processes that keep
+    the same pace do not all come at the same time; and calls are timed from then, whether or not we were in time."""
+    for count in range(number):
+        yield begin + (count + random.random()) * interval if interval else None
 
 
 def _claimer(engine: Engine, facts: dict[str, Any]) -> Callable[[], int]:
@@ -140,10 +147,12 @@ def _claim(engine: Engine, target_id: int, count: int) -> list[Lease]:
 
 
 def _recorder(engine: Engine, facts: dict[str, Any]) -> Callable[[], int]:
-    batches = [
-        [Entry(_result(lease, facts)) for lease in _claim(engine, facts["target"], facts["batch"])]
-        for _ in range(facts["each"] + 1)
-    ]
+    def prepared() -> list[Entry]:  # as dispatch does, with a number that was taken ahead
+        leases = _claim(engine, facts["target"], facts["batch"])
+        numbers = in_transaction(engine, lambda conn: builds.new_ids(conn, len(leases)))
+        return [Entry(_result(lease, facts), number) for lease, number in zip(leases, numbers, strict=True)]
+
+    batches = [prepared() for _ in range(facts["each"] + 1)]
 
     def record() -> int:
         entries = batches.pop()

@@ -7,6 +7,7 @@ its end. The parent's side of that is :class:`Load`.
 
 import argparse
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -77,9 +78,11 @@ def measure(kind: str, work: Work) -> dict[str, Any]:
     done = 0
     begun, cpu = time.monotonic(), cpu_seconds()
     while time.monotonic() - begun < work.seconds and not enough.is_set():
-        if work.rate and enough.wait(begun + len(took) / work.rate - time.monotonic()):
-            break
         before = time.monotonic()
+        if work.rate:  # timed from the moment that it is to begin, which is any in its interval
+            before = begun + (len(took) + random.random()) / work.rate
+            if enough.wait(before - time.monotonic()):
+                break
         number = next(calls, None)
         if number is None:
             break
