@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, select
 
+from piwheels.db import direct, needs
 from piwheels.db import jobs as rows
-from piwheels.db import needs
 from piwheels.db.arrays import among
 from piwheels.db.build_rows import Attempt, attempt_of, build_row, file_row, need_rows
 from piwheels.db.jobs import LeasedJob
@@ -110,7 +110,7 @@ def end_all(conn: Connection, endings: Sequence[Ending], *, policy: RetryPolicy)
     again = [ending for ending in endings if _tries_again(ending, policy)]
     _write(conn, endings, numbers, over=[ending.job for ending in endings if ending not in again])
     rows.give_back(conn, [_return(ending, learnt, policy) for ending in again])
-    replan(conn, [e.job.release_id for e in endings], policy=policy.planning)
+    replan(conn, [e.job.release_id for e in endings], policy=policy.planning, locked=True)
     outcome = endings[0].attempt.outcome.value if len(endings) == 1 else "and others"
     reason = f"build {min(numbers.values())} {outcome}"
     mark_all_stale(conn, PageKind.PROJECT, [e.job.project for e in endings], reason)
@@ -127,7 +127,7 @@ def abandon_all(conn: Connection, over: Sequence[LeasedJob], *, policy: RetryPol
     if not over:
         return
     rows.drop(conn, over)
-    replan(conn, [job.release_id for job in over], policy=policy.planning)
+    replan(conn, [job.release_id for job in over], policy=policy.planning, locked=True)
     mark_all_stale(conn, PageKind.PROJECT, [job.project for job in over], "build cancelled")
 
 
@@ -202,33 +202,33 @@ def _write(
         "needs": [row for number, wheel in wheels for row in need_rows(number, wheel)],
         "over": [{"release_id": job.release_id, "target_id": job.target_id} for job in over],
     }
-    conn.execute(_WRITE, {name: json.dumps(document) for name, document in documents.items()})
+    direct.run(conn, _WRITE, {name: json.dumps(document) for name, document in documents.items()})
 
 
 # One statement, because a round to the server costs more than most of what is done here. A file's number is known only
 # to the database, so what it needs is joined to it by its name.
-_WRITE = text("""
+_WRITE = """
     WITH build AS (
         INSERT INTO builds (id, release_id, target_id, slave_id, token, started, duration, outcome, reason, detail,
             has_log, peak_memory, cpu_seconds, built_from, built_with)
-        SELECT * FROM json_to_recordset(CAST(:builds AS json)) AS x(id bigint, release_id bigint, target_id integer,
+        SELECT * FROM json_to_recordset(CAST(%(builds)s AS json)) AS x(id bigint, release_id bigint, target_id integer,
             slave_id integer, token uuid, started timestamptz, duration interval, outcome build_outcome,
             reason failure_reason, detail text, has_log boolean, peak_memory bigint, cpu_seconds double precision,
             built_from bytea, built_with jsonb)
     ), file AS (
         INSERT INTO files (build_id, filename, size, sha256, requires_python, metadata_sha256, top_level)
-        SELECT * FROM json_to_recordset(CAST(:files AS json)) AS x(build_id bigint, filename text, size bigint,
+        SELECT * FROM json_to_recordset(CAST(%(files)s AS json)) AS x(build_id bigint, filename text, size bigint,
             sha256 bytea, requires_python text, metadata_sha256 bytea, top_level text[])
         RETURNING id, build_id, filename
     ), need AS (
         INSERT INTO dependencies (file_id, tool, name)
         SELECT file.id, x.tool, x.name
-        FROM json_to_recordset(CAST(:needs AS json)) AS x(build_id bigint, filename text, tool dependency_tool,
+        FROM json_to_recordset(CAST(%(needs)s AS json)) AS x(build_id bigint, filename text, tool dependency_tool,
             name text) JOIN file ON file.build_id = x.build_id AND file.filename = x.filename
     )
-    DELETE FROM jobs USING json_to_recordset(CAST(:over AS json)) AS x(release_id bigint, target_id integer)
+    DELETE FROM jobs USING json_to_recordset(CAST(%(over)s AS json)) AS x(release_id bigint, target_id integer)
     WHERE jobs.release_id = x.release_id AND jobs.target_id = x.target_id
-""")
+"""
 
 
 def _return(ending: Ending, learnt: Mapping[UUID, Room], policy: RetryPolicy) -> rows.Return:

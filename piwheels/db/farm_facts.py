@@ -163,7 +163,7 @@ def running(conn: Connection) -> list[Running]:
         select(jobs.c.release_id, projects.c.display_name, releases.c.version, jobs.c.lease_started)
         .join(releases, releases.c.id == jobs.c.release_id)
         .join(projects, projects.c.id == releases.c.project_id)
-        .where(jobs.c.lease_token.is_not(None))
+        .where(jobs.c.lease_expires.is_not(None))
         .order_by(jobs.c.lease_started)
     )
     return [Running(row.release_id, row.display_name, row.version, row.lease_started) for row in conn.execute(query)]

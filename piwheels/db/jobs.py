@@ -16,17 +16,16 @@ from sqlalchemy import (
     Connection,
     Double,
     Integer,
-    Row,
     SmallInteger,
     delete,
     func,
     select,
-    text,
     true,
     update,
 )
 from sqlalchemy.types import TypeEngine
 
+from piwheels.db import direct
 from piwheels.db.arrays import among, given, rows_of
 from piwheels.db.tables import jobs
 from piwheels.master.needs import Room
@@ -97,21 +96,21 @@ def lock_all_leased(conn: Connection, tokens: Collection[UUID]) -> dict[UUID, Le
     """
     if not tokens:
         return {}
-    return {row.lease_token: _leased(row) for row in conn.execute(_LOCK, {"tokens": list(tokens)})}
+    held = [_leased(*row) for row in direct.fetch(conn, _LOCK, {"tokens": [token.hex for token in tokens]})]
+    return {job.token: job for job in held}
 
 
 # Rows are locked one after the other, a release before its job, after they were sorted.
-_LOCK = text("""
+_LOCK = f"""
     SELECT j.release_id, j.target_id, j.lease_slave_id, j.lease_token, j.lease_started, j.strikes, j.cancelled,
-        j.memory_class, j.disk_class, j.time_class, p.id AS project_id, p.name,
-        coalesce(n.memory_class, 0) AS known_memory, coalesce(n.disk_class, 0) AS known_disk,
-        coalesce(n.time_class, 0) AS known_time, (SELECT b.id FROM builds b WHERE b.token = j.lease_token) AS recorded
+        j.room, coalesce(n.memory_class * 64 + n.disk_class * 8 + n.time_class, 0), p.id, p.name,
+        (SELECT b.id FROM builds b WHERE b.token = j.lease_token)
     FROM jobs j JOIN releases r ON r.id = j.release_id JOIN projects p ON p.id = r.project_id
         LEFT JOIN needs n ON n.project_id = p.id AND n.target_id = j.target_id
-    WHERE j.lease_token = ANY(CAST(:tokens AS uuid[]))
+    WHERE {direct.among("j.lease_token", "tokens", "uuid")}
     ORDER BY j.release_id, j.target_id
     FOR NO KEY UPDATE OF r FOR UPDATE OF j
-""")
+"""
 
 
 def lock_jobs(conn: Connection, tokens: Collection[UUID]) -> None:
@@ -178,18 +177,31 @@ def back_off(retry_after: timedelta, strikes: int) -> timedelta:
     return min(retry_after * factor, LONGEST_WAIT)
 
 
-def _leased(row: Row[Any]) -> LeasedJob:
+def _leased(
+    release_id: int,
+    target_id: int,
+    slave_id: int | None,
+    token: UUID,
+    started: datetime,
+    strikes: int,
+    cancelled: bool,
+    need: int,
+    known: int,
+    project_id: int,
+    project: str,
+    recorded: int | None,
+) -> LeasedJob:
     return LeasedJob(
-        release_id=row.release_id,
-        target_id=row.target_id,
-        slave_id=row.lease_slave_id,
-        token=row.lease_token,
-        started=row.lease_started,
-        strikes=row.strikes,
-        cancelled=row.cancelled,
-        need=Room(row.memory_class, row.disk_class, row.time_class),
-        known=Room(row.known_memory, row.known_disk, row.known_time),
-        project_id=row.project_id,
-        project=row.name,
-        recorded=row.recorded,
+        release_id=release_id,
+        target_id=target_id,
+        slave_id=slave_id,
+        token=token,
+        started=started,
+        strikes=strikes,
+        cancelled=cancelled,
+        need=Room.of_number(need),
+        known=Room.of_number(known),
+        project_id=project_id,
+        project=project,
+        recorded=recorded,
     )

@@ -75,19 +75,6 @@ def _whole(stats: Mapping[str, Any] | None, name: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def known(conn: Connection, keys: Collection[Key]) -> dict[Key, Room]:
-    """What is known of these projects on these targets; nothing of most."""
-    if not keys:
-        return {}
-    wanted = {project_id for project_id, _ in keys}
-    rows = conn.execute(select(needs).where(among(needs.c.project_id, wanted)))
-    return {
-        (row.project_id, row.target_id): Room(row.memory_class, row.disk_class, row.time_class)
-        for row in rows
-        if (row.project_id, row.target_id) in keys
-    }
-
-
 def note(conn: Connection, rooms: Mapping[Key, Room]) -> None:
     """Remember what these need now; nothing in particular needs no row. In order of key, so that two transactions that
     note the same cannot wait for each other."""

@@ -6,17 +6,19 @@ in the transaction that notes the result, and only if nobody marked it again mea
 the work: :func:`lock` is what keeps two workers from writing one page at the same time.
 """
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from fnmatch import fnmatchcase
 
-from sqlalchemy import Connection, and_, case, delete, func, literal, null, or_, select, union, update
+from sqlalchemy import Connection, case, delete, func, literal, null, or_, select, union, update
 from sqlalchemy.dialects.postgresql import insert
 
-from piwheels.db.arrays import among, insert_rows
+from piwheels.db import direct
+from piwheels.db.arrays import among
 from piwheels.db.tables import page_kind, pages, projects, published, switches
-from piwheels.db.wake import PAGES, notify
+from piwheels.db.wake import PAGES
 from piwheels.vocabulary import PageKind
 
 HOLD = timedelta(seconds=60)  #: how long a claim lasts whose worker is not heard of again
@@ -61,21 +63,22 @@ def mark_all_stale(
     of which that is not so come first."""
     if not keys:
         return
-    facts = {"kind": kind, "reason": reason[:200], "background": background}
-    row = insert_rows(pages, [{"key": key, **facts} for key in sorted(set(keys))])
-    conn.execute(
-        row.on_conflict_do_update(
-            index_elements=[pages.c.kind, pages.c.key],
-            set_={
-                "seq": pages.c.seq + 1,
-                "reason": row.excluded.reason,
-                "background": and_(pages.c.background, row.excluded.background),
-                "attempts": 0,
-                "claimed_until": case((pages.c.claimed_by.is_(None), null()), else_=pages.c.claimed_until),
-            },
-        )
+    facts = {"kind": kind.value, "reason": reason[:200], "background": background}
+    direct.fetch(conn, _MARK, {"keys": json.dumps(sorted(set(keys))), **facts})
+
+
+# The nudge goes with it (see db/wake): it would cost a round of its own.
+_MARK = f"""
+    WITH marked AS (
+        INSERT INTO pages (kind, key, reason, background)
+        SELECT CAST(%(kind)s AS page_kind), x.key, %(reason)s, %(background)s
+        FROM json_array_elements_text(CAST(%(keys)s AS json)) AS x(key)
+        ON CONFLICT (kind, key) DO UPDATE SET seq = pages.seq + 1, reason = excluded.reason, attempts = 0,
+            background = pages.background AND excluded.background,
+            claimed_until = CASE WHEN pages.claimed_by IS NOT NULL THEN pages.claimed_until END
     )
-    notify(conn, PAGES)
+    SELECT pg_notify('{PAGES}', '')
+"""
 
 
 def claim(conn: Connection, worker: str, *, limit: int, hold: timedelta = HOLD) -> list[Claim]:

@@ -5,19 +5,18 @@ The queries are about given releases, or the next so many in the order of their 
 however much there is. They are text, since no part of them is ever left out.
 """
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Integer, SmallInteger, delete, func, select, text, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import BigInteger, Connection, Integer, SmallInteger, delete, update
 
-from piwheels.db import needs, wake
-from piwheels.db.arrays import among, given, rows_of
+from piwheels.db import direct, wake
+from piwheels.db.arrays import given, rows_of
 from piwheels.db.release_facts import FRESH
-from piwheels.db.tables import download_days, jobs, releases
+from piwheels.db.tables import jobs
 from piwheels.master.bulk import CANCELLED, Jobs, Row, jobs_of
-from piwheels.master.needs import Room
 from piwheels.vocabulary import Priority
 
 POPULARITY = 30  #: days whose downloads order jobs
@@ -30,7 +29,7 @@ SELECT r.id, r.project_id, r.sort_key, p.name, r.version,
     r.sort_key >= '\\x01',
     NOT r.wanted OR r.yanked OR p.status = 'quarantined',
     r.requires_python,
-    r.released > now() - CAST(:fresh AS interval),
+    r.released > now() - CAST(%(fresh)s AS interval),
     CASE WHEN r.looked_at THEN (
         SELECT string_agg(
             CASE u.kind WHEN 'sdist' THEN E'\\x1e*' ELSE
@@ -60,27 +59,29 @@ SELECT r.id, r.project_id, r.sort_key, p.name, r.version,
 FROM {mine} AS r JOIN projects p ON p.id = r.project_id
 """
 
-_THESE = "(SELECT *, true AS looked_at FROM releases WHERE id = ANY(CAST(:ids AS bigint[])))"
-_GIVEN = text(_COLUMNS.format(mine=_THESE))
+_AMONG = direct.among("id", "ids", "bigint")
+_GIVEN = _COLUMNS.format(mine=f"(SELECT *, true AS looked_at FROM releases WHERE {_AMONG})")
 
 # Of a release that is not wanted nothing matters but whether its successor, if wanted, can learn from it.
 _SOME = """(
     SELECT *, wanted OR coalesce(lead(wanted) OVER (ORDER BY project_id, sort_key, id), true) AS looked_at
     FROM (
         SELECT * FROM releases
-        WHERE (project_id, sort_key, id) >= (:project_id, :sort_key, :release_id)
-        ORDER BY project_id, sort_key, id LIMIT :count
+        WHERE (project_id, sort_key, id) >= (%(project_id)s, %(sort_key)s, %(release_id)s)
+        ORDER BY project_id, sort_key, id LIMIT %(count)s
     ) AS following
 )"""
-_NEXT = text(_COLUMNS.format(mine=_SOME) + "ORDER BY r.project_id, r.sort_key, r.id")
+_NEXT = _COLUMNS.format(mine=_SOME) + "ORDER BY r.project_id, r.sort_key, r.id"
 
-_BEFORE = text(
-    """SELECT r.id, (
-        SELECT older.id FROM releases older
-        WHERE older.project_id = r.project_id AND (older.sort_key, older.id) < (r.sort_key, r.id)
-        ORDER BY older.sort_key DESC, older.id DESC LIMIT 1)
-    FROM releases r WHERE r.id = ANY(CAST(:ids AS bigint[]))"""
-)
+_BEFORE = f"""\
+SELECT r.id, (
+    SELECT older.id FROM releases older
+    WHERE older.project_id = r.project_id AND (older.sort_key, older.id) < (r.sort_key, r.id)
+    ORDER BY older.sort_key DESC, older.id DESC LIMIT 1)
+FROM releases r WHERE {direct.among("r.id", "ids", "bigint")}
+"""
+
+_LOCK = f"SELECT FROM releases WHERE {_AMONG} ORDER BY id FOR NO KEY UPDATE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,26 +102,25 @@ def of(conn: Connection, ids: Collection[int]) -> list[Row]:
     """These releases, those that there are."""
     if not ids:
         return []
-    return [Row(*found) for found in conn.execute(_GIVEN, {"ids": list(ids), "fresh": FRESH})]
+    return [Row(*found) for found in direct.fetch(conn, _GIVEN, {"ids": list(ids), "fresh": FRESH})]
 
 
 def beginning_at(conn: Connection, position: Position, count: int) -> list[Row]:
     """The next releases, in order: those of a project one after the other, by version."""
     place = {"project_id": position.project_id, "sort_key": position.sort_key, "release_id": position.release_id}
-    return [Row(*found) for found in conn.execute(_NEXT, {**place, "count": count, "fresh": FRESH})]
+    return [Row(*found) for found in direct.fetch(conn, _NEXT, {**place, "count": count, "fresh": FRESH})]
 
 
 def before(conn: Connection, ids: Collection[int]) -> dict[int, int]:
     """Release → the one before it, by version."""
     if not ids:
         return {}
-    return {id_: older for id_, older in conn.execute(_BEFORE, {"ids": list(ids)}) if older is not None}
+    return {id_: older for id_, older in direct.fetch(conn, _BEFORE, {"ids": list(ids)}) if older is not None}
 
 
 def lock(conn: Connection, ids: Collection[int]) -> None:
     """Wait until nobody else plans these releases, and let nobody until the transaction ends."""
-    mine = select(releases.c.id).where(among(releases.c.id, sorted(ids))).order_by(releases.c.id)
-    conn.execute(mine.with_for_update(key_share=True))
+    direct.fetch(conn, _LOCK, {"ids": sorted(ids)})
 
 
 # Making jobs what they should be
@@ -181,41 +181,33 @@ def _withdraw(conn: Connection, keys: Sequence[Key]) -> None:
 
 
 def _insert(conn: Connection, missing: Mapping[Key, tuple[int, Priority]]) -> None:
-    downloads = _popularity(conn, {project_id for project_id, _ in missing.values()})
-    known = needs.known(conn, {(project_id, key[1]) for key, (project_id, _) in missing.items()})
-    rows = []
-    for (release_id, target_id), (project_id, priority) in missing.items():
-        room = known.get((project_id, target_id), Room())
-        rows.append(
-            {
-                "release_id": release_id,
-                "target_id": target_id,
-                "priority": priority.value,
-                "downloads": downloads.get(project_id, 0),
-                "memory_class": room.memory,
-                "disk_class": room.disk,
-                "time_class": room.time,
-            }
-        )
-    new = rows_of(jobs, rows)
-    names = [*rows[0], "released"]
-    chosen = select(*(new.c[name] for name in rows[0]), releases.c.released)
-    chosen = chosen.join(releases, releases.c.id == new.c.release_id)
-    conn.execute(insert(jobs).from_select(names, chosen).on_conflict_do_nothing())
-    wake.notify(conn, wake.JOBS)
+    new = [
+        {"release_id": release_id, "target_id": target_id, "project_id": project_id, "priority": priority.value}
+        for (release_id, target_id), (project_id, priority) in missing.items()
+    ]
+    direct.fetch(conn, _INSERT, {"jobs": json.dumps(new), "days": POPULARITY})
 
 
-def _popularity(conn: Connection, project_ids: Collection[int]) -> dict[int, int]:
-    """The downloads of these projects in the last days; those that have any."""
-    counted = (
-        select(download_days.c.project_id, func.sum(download_days.c.count).label("downloads"))
-        .where(
-            among(download_days.c.project_id, project_ids),
-            download_days.c.day > func.current_date() - POPULARITY,
-        )
-        .group_by(download_days.c.project_id)
-    )
-    return {row.project_id: int(row.downloads) for row in conn.execute(counted)}
+# With the downloads of their projects and with what these are known to need; and a nudge to whoever hands jobs out.
+_INSERT = f"""\
+WITH new AS (
+    SELECT * FROM json_to_recordset(CAST(%(jobs)s AS json))
+        AS x(release_id bigint, target_id integer, project_id bigint, priority smallint)
+), popularity AS MATERIALIZED (
+    SELECT project_id, (
+        SELECT sum(d.count) FROM download_days d
+        WHERE d.project_id = one.project_id AND d.day > current_date - CAST(%(days)s AS integer)) AS downloads
+    FROM (SELECT DISTINCT project_id FROM new) AS one
+), made AS (
+    INSERT INTO jobs (release_id, target_id, priority, downloads, released, memory_class, disk_class, time_class)
+    SELECT new.release_id, new.target_id, new.priority, coalesce(popularity.downloads, 0), r.released,
+        coalesce(n.memory_class, 0), coalesce(n.disk_class, 0), coalesce(n.time_class, 0)
+    FROM new JOIN popularity USING (project_id) JOIN releases r ON r.id = new.release_id
+        LEFT JOIN needs n ON n.project_id = new.project_id AND n.target_id = new.target_id
+    ON CONFLICT DO NOTHING
+)
+SELECT pg_notify('{wake.JOBS}', '')
+"""
 
 
 def _move_up(conn: Connection, better: Mapping[Key, Priority]) -> None:

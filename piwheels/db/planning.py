@@ -23,6 +23,7 @@ from piwheels.db.plan_rows import Difference, Position
 from piwheels.db.tables import planning, releases
 from piwheels.master.bulk import Bulk, Found, Row, bulk_of
 from piwheels.master.planner import Policy, Verdict, plan
+from piwheels.master.recipes import Book
 from piwheels.master.targets import Target
 
 BATCH = 2000  #: releases that catch_up plans in one transaction; some 100 ms
@@ -35,9 +36,14 @@ def replan_release(conn: Connection, release_id: int, *, policy: Policy | None =
     replan(conn, [release_id], policy=policy)
 
 
-def replan(conn: Connection, release_ids: Collection[int], *, policy: Policy | None = None) -> None:
-    """As :func:`replan_release`, for several releases; those that do not exist are left out."""
+def replan(
+    conn: Connection, release_ids: Collection[int], *, policy: Policy | None = None, locked: bool = False
+) -> None:
+    """As :func:`replan_release`, for several releases; those that do not exist are left out. ``locked``: this
+    transaction has locked them all, in a statement before this."""
     if release_ids:
+        if not locked:
+            plan_rows.lock(conn, release_ids)
         _replan(conn, set(release_ids), policy or Policy(), hints=None)
 
 
@@ -54,12 +60,12 @@ def verdicts(conn: Connection, project_id: int, *, policy: Policy | None = None)
 
 
 def _replan(conn: Connection, ids: Collection[int], policy: Policy, *, hints: Mapping[int, bool] | None) -> int:
-    """How many releases had other jobs than they should. ``hints``: whether the release before each is known to have
-    native code; without them that is looked up where it matters."""
-    plan_rows.lock(conn, ids)
-    bulk = bulk_of(tuple(target_rows.every(conn)), policy)
+    """How many of these, which are locked, had other jobs than they should. ``hints``: whether the release before each
+    is known to have native code; without them that is looked up where it matters."""
+    targets, mark = target_rows.read(conn, recipes.MARK)
+    bulk = bulk_of(targets, policy)
     rows = plan_rows.of(conn, ids)
-    found = _look(conn, bulk, rows)
+    found = _look(bulk, rows, recipes.book(conn, mark=mark or ""))
     if hints is None:
         hints = _hints(conn, bulk, found)
     difference = Difference()
@@ -69,8 +75,8 @@ def _replan(conn: Connection, ids: Collection[int], policy: Policy, *, hints: Ma
     return len(difference.release_ids)
 
 
-def _look(conn: Connection, bulk: Bulk, rows: Sequence[Row]) -> dict[int, Found]:
-    said = recipes.effective(conn, {row.project for row in rows})
+def _look(bulk: Bulk, rows: Sequence[Row], book: Book) -> dict[int, Found]:
+    said = {name: book.effective(name) for name in {row.project for row in rows}}
     return {row.id: bulk.look(row, said[row.project]) for row in rows}
 
 
@@ -176,7 +182,7 @@ def _is_safe(conn: Connection, row: Result[Any]) -> bool:
 def _next_batch(conn: Connection, bulk: Bulk, stand: Result[Any], policy: Policy, batch: int) -> Step:
     position = Position(stand.project_id, stand.sort_key, stand.release_id)
     rows = plan_rows.beginning_at(conn, position, batch + 1)
-    found = _look(conn, bulk, rows)
+    found = _look(bulk, rows, recipes.book(conn))
     hints = {two.id: found[one.id].native for one, two in pairwise(rows) if one.project_id == two.project_id}
     finished = len(rows) <= batch
     if rows and rows[0].id == position.release_id:
@@ -214,7 +220,10 @@ def _replan_different(
     difference = Difference()
     for row in rows:
         difference.add(row, bulk.jobs(found[row.id].situation, before=hints.get(row.id, False)))
-    return _replan(conn, difference.release_ids, policy, hints=hints) if difference else 0
+    if not difference:
+        return 0
+    plan_rows.lock(conn, difference.release_ids)
+    return _replan(conn, difference.release_ids, policy, hints=hints)
 
 
 def _mark(targets: Sequence[Target], policy: Policy) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Connection, Integer, Uuid, and_, func, or_, select, text, update
 from sqlalchemy.types import TypeEngine
 
-from piwheels.db import builds, recipes
+from piwheels.db import builds
 from piwheels.db import jobs as rows
 from piwheels.db.arrays import among, given
 from piwheels.db.build_rows import Attempt, elapsed
@@ -107,12 +107,11 @@ def claim_many(
     woken = False
     for _ in range(MAX_UNUSABLE):
         taken = claimed(conn, target_id=target_id, room=room, limit=limit - len(found), lasts=lasts, slave_id=slave_id)
-        said = recipes.effective(conn, {row.name for row in taken}) if taken else {}
-        leases = [(row, lease_of(row, terms, said[row.name])) for row in taken]
+        leases = [(job, lease_of(conn, job, terms)) for job in taken]
         found += [lease for _, lease in leases if lease is not None]
-        for row, lease in leases:
+        for job, lease in leases:
             if lease is None:
-                _put_aside(conn, row.lease_token, row.release_id, policy)
+                _put_aside(conn, job.token, job.release_id, policy)
         if len(found) >= limit or (len(taken) < limit and woken):
             break
         if len(taken) < limit:
@@ -145,8 +144,8 @@ def lease_by_token(conn: Connection, token: str, *, slave_id: int, terms: Terms)
     uuid_ = rows.token_or_none(token)
     if uuid_ is None or not assign(conn, {token: slave_id}, lease=terms.lease):
         return None
-    row = leased(conn, uuid_)
-    return None if row is None else lease_of(row, terms, recipes.effective(conn, {row.name})[row.name])
+    job = leased(conn, uuid_)
+    return None if job is None else lease_of(conn, job, terms)
 
 
 def renew(conn: Connection, tokens: Collection[str], *, lease: timedelta) -> frozenset[str]:
@@ -216,7 +215,7 @@ def unclaim(conn: Connection, *tokens: str, policy: RetryPolicy) -> None:
 
 def unclaim_ahead(conn: Connection, *, policy: RetryPolicy) -> int:
     """Take back every lease that is kept for whoever asks next: whoever kept them is gone; how many there were."""
-    kept = select(jobs.c.lease_token).where(jobs.c.lease_token.is_not(None), jobs.c.lease_slave_id.is_(None))
+    kept = select(jobs.c.lease_token).where(jobs.c.lease_expires.is_not(None), jobs.c.lease_slave_id.is_(None))
     tokens = [token.hex for token in conn.execute(kept).scalars()]
     unclaim(conn, *tokens, policy=policy)
     return len(tokens)
@@ -250,10 +249,7 @@ def expire(conn: Connection, *, policy: RetryPolicy) -> tuple[str, ...]:
     """End leases whose time is over, a bounded number of them, as lost; the tokens they had. Jobs that were only taken
     ahead go back as if they had not been."""
     overdue = (
-        select(jobs.c.lease_token)
-        .where(jobs.c.lease_expires <= func.now(), jobs.c.lease_token.is_not(None))
-        .order_by(jobs.c.lease_expires)
-        .limit(SWEEP)
+        select(jobs.c.lease_token).where(jobs.c.lease_expires <= func.now()).order_by(jobs.c.lease_expires).limit(SWEEP)
     )
     why = "nothing was heard of the builder for longer than the lease lasts"
     tokens = [token.hex for token in conn.execute(overdue).scalars()]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Row, Select, case, delete, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 
+from piwheels.db import direct
 from piwheels.db.arrays import insert_rows
 from piwheels.db.tables import feeds, recipe_changes, recipes
 from piwheels.master.recipes import Book, Entry, Recipe, changed, from_plain, to_plain
@@ -83,9 +84,14 @@ def stored(conn: Connection) -> tuple[Entry, ...]:
     return tuple(_entry(row) for row in conn.execute(select(recipes).order_by(recipes.c.position)))
 
 
-def book(conn: Connection) -> Book:
-    """The set, ready to be asked; read only if it is another than the last time."""
-    mark = conn.execute(select(feeds.c.detail).where(feeds.c.name == _MARK)).scalar_one_or_none() or ""
+#: The mark of the set that holds, as an expression for statements that read it in passing.
+MARK = f"(SELECT detail FROM feeds WHERE name = '{_MARK}')"
+
+
+def book(conn: Connection, *, mark: str | None = None) -> Book:
+    """The set, ready to be asked; read only if it is another than the last time. ``mark``: the set's, if known."""
+    if mark is None:
+        mark = direct.fetch(conn, f"SELECT {MARK}", {})[0][0] or ""
     found = _books.get(mark)
     if found is None:
         mark, found = _read(conn)

@@ -13,7 +13,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 from sqlalchemy import Connection, Select, and_, false, func, select, true, update
 
-from piwheels.db import claims, planning, wake
+from piwheels.db import claims, direct, planning, wake
 from piwheels.db import targets as target_rows
 from piwheels.db.arrays import among
 from piwheels.db.pages import mark_stale
@@ -84,7 +84,7 @@ def counts(conn: Connection, target: Target) -> Counts:
     kinds = (
         and_(mine, free, ~jobs.c.resting),
         and_(mine, free, jobs.c.resting),
-        and_(mine, jobs.c.lease_token.is_not(None)),
+        and_(mine, jobs.c.lease_expires.is_not(None)),
     )
     return Counts(*(conn.scalar(_counted(select(jobs.c.release_id).where(kind))) or 0 for kind in kinds))
 
@@ -95,11 +95,10 @@ def _counted(query: Select[Any]) -> Select[Any]:
 
 def first(conn: Connection, target: Target, *, limit: int) -> list[Listed]:
     """The next jobs of a target, in the order in which they are handed out to who has room for all."""
-    chosen = claims.upcoming(limit).subquery()
-    mine = and_(jobs.c.release_id == chosen.c.release_id, jobs.c.target_id == target.id)
-    query = _listed().join(chosen, mine).order_by(*claims.order(jobs))
     room = {"memory": 7, "disk": 7, "time": 7}
-    return [_job(row) for row in conn.execute(query, {"target": target.id, **room})]
+    ids = [row[0] for row in direct.fetch(conn, claims.upcoming(limit), {"target": target.id, **room})]
+    found = conn.execute(_listed().where(among(jobs.c.release_id, ids), jobs.c.target_id == target.id))
+    return [_job(row) for row in sorted(found, key=lambda row: ids.index(row.release_id))]
 
 
 def resting(conn: Connection, target: Target, *, limit: int) -> list[Listed]:
@@ -110,7 +109,7 @@ def resting(conn: Connection, target: Target, *, limit: int) -> list[Listed]:
 
 def leased(conn: Connection, target: Target, *, limit: int) -> list[Listed]:
     """The jobs that are being built, the longest first."""
-    mine = (jobs.c.target_id == target.id, jobs.c.lease_token.is_not(None))
+    mine = (jobs.c.target_id == target.id, jobs.c.lease_expires.is_not(None))
     return [_job(row) for row in conn.execute(_listed().where(*mine).order_by(jobs.c.lease_started).limit(limit))]
 
 

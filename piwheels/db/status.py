@@ -190,7 +190,7 @@ def _building(conn: Connection) -> list[dict[str, Any]]:
         .select_from(
             _named(jobs, jobs.c.release_id, jobs.c.target_id).join(slaves, slaves.c.id == jobs.c.lease_slave_id)
         )
-        .where(jobs.c.lease_token.is_not(None))
+        .where(jobs.c.lease_expires.is_not(None))
         .order_by(jobs.c.lease_started)
         .limit(MAX_BUILDING)
     )

@@ -4,11 +4,13 @@
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from piwheels.db import wake
+from piwheels.db import direct, wake
 from piwheels.db.arrays import update_rows
 from piwheels.db.tables import builds, jobs, slaves, targets
 from piwheels.master.targets import Target, TargetError
@@ -26,7 +28,26 @@ def enabled(conn: Connection) -> list[Target]:
 
 def every(conn: Connection) -> list[Target]:
     """All targets, oldest first."""
-    return [_target(row) for row in conn.execute(select(targets).order_by(targets.c.rank, targets.c.id))]
+    return list(read(conn, "NULL")[0])
+
+
+def read(conn: Connection, more: str) -> tuple[tuple[Target, ...], Any]:
+    """All targets, oldest first, and what an expression of SQL comes to, in one round; None if there is no target."""
+    rows = direct.fetch(conn, _READ.format(more=more), {})
+    return _targets(tuple(row[:-1] for row in rows)), rows[0][-1] if rows else None
+
+
+# Lists as texts: what is read can be compared then, and most of the time it is what was read before.
+_READ = """\
+SELECT id, name, python_version, abi, platform, array_to_string(platforms, E'\\n'), distribution, rank, enabled,
+    array_to_string(preinstalled, E'\\n'), libc, {more}
+FROM targets ORDER BY rank, id
+"""
+
+
+@lru_cache(maxsize=4)
+def _targets(rows: tuple[tuple[Any, ...], ...]) -> tuple[Target, ...]:
+    return tuple(_target(*row) for row in rows)
 
 
 def add(conn: Connection, target: Target) -> int:
@@ -105,7 +126,7 @@ class Work:
 def work(conn: Connection, target_id: int) -> Work:
     """How much there is to do for a target. Counts its jobs: for people."""
     mine = jobs.c.target_id == target_id
-    leased = jobs.c.lease_token.is_not(None)
+    leased = jobs.c.lease_expires.is_not(None)
     counted = select(func.count().filter(~leased), func.count().filter(leased)).where(mine)
     waiting, building = conn.execute(counted).one()
     serving = select(func.count()).where(slaves.c.target_id == target_id, slaves.c.enabled)
@@ -154,17 +175,29 @@ def _words(*texts: str) -> frozenset[str]:
     return frozenset(words | {DEBIAN[word] for word in words if debian and word in DEBIAN})
 
 
-def _target(row: Row[tuple[object, ...]]) -> Target:
+def _target(
+    id_: int,
+    name: str,
+    python_version: str,
+    abi: str,
+    platform: str,
+    platforms: str,
+    distribution: str,
+    rank: int,
+    enabled: bool,
+    preinstalled: str,
+    libc: str,
+) -> Target:
     return Target(
-        id=row.id,
-        name=row.name,
-        python_version=row.python_version,
-        abi=row.abi,
-        platform=row.platform,
-        platforms=tuple(row.platforms),
-        distribution=row.distribution,
-        rank=row.rank,
-        enabled=row.enabled,
-        preinstalled=tuple(row.preinstalled),
-        libc=row.libc,
+        id=id_,
+        name=name,
+        python_version=python_version,
+        abi=abi,
+        platform=platform,
+        platforms=tuple(platforms.split("\n")) if platforms else (),
+        distribution=distribution,
+        rank=rank,
+        enabled=enabled,
+        preinstalled=tuple(preinstalled.split("\n")) if preinstalled else (),
+        libc=libc,
     )
