@@ -47,7 +47,7 @@ SELECT r.id, r.project_id, r.sort_key, p.name, r.version,
             || CASE WHEN b.superseded THEN E'\\x1fy\\x1f' ELSE E'\\x1fn\\x1f' END
             || coalesce(f.filename, '') || CASE WHEN f.yanked THEN E'\\x1fy\\x1f' ELSE E'\\x1fn\\x1f' END
             || coalesce(f.requires_python, ''), '')
-        FROM builds b LEFT JOIN files f ON f.build_id = b.id AND b.outcome = 'success'
+        FROM builds b LEFT JOIN files f ON f.build_id = CASE WHEN b.outcome = 'success' THEN b.id END
         WHERE b.release_id = r.id
     ) END,
     (
@@ -59,6 +59,7 @@ SELECT r.id, r.project_id, r.sort_key, p.name, r.version,
 FROM {mine} AS r JOIN projects p ON p.id = r.project_id
 """
 
+# Wheels are looked up by CASE, so that nothing is looked up for builds that failed.
 _AMONG = direct.among("id", "ids", "bigint")
 _GIVEN = _COLUMNS.format(mine=f"(SELECT *, true AS looked_at FROM releases WHERE {_AMONG})")
 
