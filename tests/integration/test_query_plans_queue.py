@@ -127,3 +127,35 @@ def test_a_claim_costs_the_same_however_many_rest(database: Engine, farm: tuple[
     with database.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
         conn.execute(text("VACUUM ANALYZE jobs"))
     assert blocks() < before + 60
+
+
+def test_a_lease_is_found_by_its_token_though_statistics_know_of_none(database: Engine, farm: tuple[int, int]) -> None:
+    """They are from a quiet hour, so an index of all leases looks as cheap as the one by token; it is not any more."""
+    policy, terms = world.POLICY, world.TERMS
+    with statements(database) as sent, database.begin() as conn:
+        leases = queue.claim_many(conn, target_id=farm[0], terms=terms, limit=500, room=ANY, policy=policy)
+        queue.renew(conn, [leases[0].token], lease=terms.lease)
+        attempts.record(conn, world.success(leases[1], world.verified()), policy=policy)
+    by_token = [
+        (statement, parameters) for statement, parameters in sent_once(sent) if "lease_token = ANY" in statement
+    ]
+    assert len(by_token) >= 3
+    for statement, parameters in by_token:
+        plan = plan_of(database, statement, parameters)
+        assert "jobs_lease_token_key" in plan and "jobs_leases" not in plan, f"{statement}\n{plan}"
+
+
+def test_what_is_sent_for_every_build_is_planned_once(database: Engine, farm: tuple[int, int]) -> None:
+    """PostgreSQL tries five plans for given values; then it must keep the one for any, not plan each call anew."""
+    policy, terms = world.POLICY, world.TERMS
+    with database.connect() as conn:
+        leases = queue.claim_many(conn, target_id=farm[0], terms=terms, limit=20, room=ANY, policy=policy)
+        for lease in leases:
+            queue.claim(conn, slave_id=farm[1], target_id=farm[0], terms=terms, policy=policy)
+            attempts.record(conn, world.success(lease, world.verified()), policy=policy)
+        kept = conn.execute(text("SELECT statement FROM pg_prepared_statements WHERE custom_plans > 5")).scalars()
+        assert [one for one in kept if "nextval" not in one] == []
+        assert (
+            conn.execute(text("SELECT count(*) FROM pg_prepared_statements WHERE generic_plans > 5")).scalar_one() >= 6
+        )
+        conn.rollback()
