@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WITHIN = 4  #: connections of the loop's own
+_REFUSALS = (DataError, IntegrityError, psycopg.DataError, psycopg.IntegrityError)  #: COPY raises the driver's own
 TELL_AFTER = 3  #: failures after which the log says that the database is waited for
 
 
@@ -57,7 +58,7 @@ class Beside:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._pool, lambda: in_transaction(self._engine, work, stop=self._stop))
-        except (DataError, IntegrityError) as error:
+        except _REFUSALS as error:
             raise Refused(describe(error)) from error
 
     async def within(self, work: Callable[[Connection], T]) -> T:
@@ -67,7 +68,7 @@ class Beside:
             try:
                 async with self._within.begin() as connection:
                     return await connection.run_sync(work)
-            except (DataError, IntegrityError) as error:
+            except _REFUSALS as error:
                 raise Refused(describe(error)) from error
             except Exception as error:
                 if not is_passing(error):

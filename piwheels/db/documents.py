@@ -7,13 +7,14 @@ neither what is in an entry nor what a dump looks like.
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 
 import zstandard
 from sqlalchemy import Connection, func, select, text
 
 from piwheels.db.arrays import among, insert_rows
+from piwheels.db.copying import copy_rows
 from piwheels.db.tables import documents, projects
 from piwheels.errors import DatabaseError
 from piwheels.pypi.entry import MAX_ENTRY
@@ -79,18 +80,22 @@ def stream(conn: Connection, *, since: datetime | None = None) -> Iterator[tuple
         yield from _readable((row.name, row.body) for row in rows)
 
 
-def keep(conn: Connection, entries: Mapping[int, bytes]) -> None:
-    """Keep these entries (project id → entry), as changed now; one that is what we have already is left alone."""
-    if not entries:
-        return
-    rows = [{"project_id": number, "body": pack(entry)} for number, entry in sorted(entries.items())]
-    row = insert_rows(documents, rows)
-    statement = row.on_conflict_do_update(
-        index_elements=[documents.c.project_id],
-        set_={"body": row.excluded.body, "changed_at": func.now()},
-        where=documents.c.body != row.excluded.body,  # the same entry packs to the same bytes
-    )
-    conn.execute(statement)
+def keep(conn: Connection, entries: Mapping[int, bytes], *, new: Collection[int] = ()) -> None:
+    """Keep these entries (project id → entry), as changed now; one that is what we have already is left alone.
+
+    ``new``: those among the projects that were added in this transaction, so that there is nothing to compare with.
+    """
+    packed = [(number, pack(entry)) for number, entry in sorted(entries.items())]
+    if first := [one for one in packed if one[0] in new]:
+        copy_rows(conn, documents, ("project_id", "body"), first)
+    if rows := [{"project_id": number, "body": body} for number, body in packed if number not in new]:
+        row = insert_rows(documents, rows)
+        statement = row.on_conflict_do_update(
+            index_elements=[documents.c.project_id],
+            set_={"body": row.excluded.body, "changed_at": func.now()},
+            where=documents.c.body != row.excluded.body,  # the same entry packs to the same bytes
+        )
+        conn.execute(statement)
 
 
 def load(conn: Connection, names: Iterable[str]) -> dict[str, bytes]:

@@ -75,6 +75,23 @@ def _replan(conn: Connection, ids: Collection[int], policy: Policy, *, hints: Ma
     return len(difference.release_ids)
 
 
+def plan_new(conn: Connection, rows: Sequence[Row], *, policy: Policy) -> None:
+    """Make the jobs of releases that were added in this transaction, with their projects: all of each, in the order of
+    versions. Nobody else sees them, so there is nothing to lock, and what decides about them is in ``rows``."""
+    bulk = bulk_of(tuple(target_rows.every(conn)), policy)
+    found = _look(bulk, rows, recipes.book(conn))
+    hints = _hints_within(rows, found)
+    difference = Difference()
+    for row in rows:
+        difference.add(row, bulk.jobs(found[row.id].situation, before=hints.get(row.id, False)))
+    plan_rows.carry_out(conn, difference)
+
+
+def _hints_within(rows: Sequence[Row], found: Mapping[int, Found]) -> dict[int, bool]:
+    """Whether the release before has native code, of rows in order."""
+    return {two.id: found[one.id].native for one, two in pairwise(rows) if one.project_id == two.project_id}
+
+
 def _look(bulk: Bulk, rows: Sequence[Row], book: Book) -> dict[int, Found]:
     said = {name: book.effective(name) for name in {row.project for row in rows}}
     return {row.id: bulk.look(row, said[row.project]) for row in rows}
@@ -183,7 +200,7 @@ def _next_batch(conn: Connection, bulk: Bulk, stand: Result[Any], policy: Policy
     position = Position(stand.project_id, stand.sort_key, stand.release_id)
     rows = plan_rows.beginning_at(conn, position, batch + 1)
     found = _look(bulk, rows, recipes.book(conn))
-    hints = {two.id: found[one.id].native for one, two in pairwise(rows) if one.project_id == two.project_id}
+    hints = _hints_within(rows, found)
     finished = len(rows) <= batch
     if rows and rows[0].id == position.release_id:
         rows = rows[1:]

@@ -16,15 +16,23 @@ from sqlalchemy.dialects.postgresql import insert
 
 from piwheels.db.arrays import among, insert_rows, rows_of, update_rows
 from piwheels.db.pages import mark_all_stale, mark_stale
-from piwheels.db.planning import replan
+from piwheels.db.planning import plan_new, replan
 from piwheels.db.tables import builds, feeds, project_names, projects, releases, upstream_files
+from piwheels.db.upstream_rows import (
+    Added,
+    NewRelease,
+    add_files,
+    add_projects,
+    add_releases,
+    file_values,
+    planned,
+    release_values,
+)
 from piwheels.master.planner import Policy
 from piwheels.pypi.model import UpstreamFile, UpstreamProject, UpstreamRelease, best_sdist, latest
-from piwheels.versions import sort_key
-from piwheels.vocabulary import PageKind, ProjectStatus, UpstreamKind
+from piwheels.vocabulary import PageKind, ProjectStatus
 
 _REWANT = "releases"  #: the row of ``feeds`` that says for which choice of releases all projects were marked
-_NEW = -1  #: serial of a row that was inserted in this transaction; below any of PyPI's
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +53,13 @@ class _Work:
     row: Row[Any]
     project: UpstreamProject
     wanted: Collection[str]  #: versions
+    is_new: bool  #: added in this transaction, with no releases yet
     stored: dict[str, Row[Any]] = field(default_factory=dict)  #: its releases, by version
-    touched: set[int] = field(default_factory=set)  #: ids of releases that are new or differ
+    touched: set[int] = field(default_factory=set)  #: ids of those that differ
+    added: list[Added] = field(default_factory=list)
     gone: list[Row[Any]] = field(default_factory=list)  #: releases that PyPI has no more
     changed: bool = False
-
-    @property
-    def is_new(self) -> bool:
-        return bool(self.row.serial == _NEW)
+    stamped: bool = False  #: the row says when that was
 
 
 def sync_project(conn: Connection, project: UpstreamProject, *, every: bool, policy: Policy) -> Sync:
@@ -73,28 +80,28 @@ def sync_projects(
     ``every``: build all releases, not only the latest. ``forced``: names whose answers are applied though they are
     older than our rows, because PyPI has said so for long enough.
     """
-    rows = _rows(conn, found)
+    known, new = _rows(conn, found)
     syncs = {}
     works = []
     for project in found:
-        row = rows[project.name]
-        if project.serial and row.serial > project.serial and project.name not in forced:
+        row = known.get(project.name)
+        if row is not None and project.serial and row.serial > project.serial and project.name not in forced:
             syncs[project.name] = Sync(row.id, changed=False, older=True, serial=row.serial)
         else:
-            works.append(_Work(row, project, project.wanted(every=every)))
+            wanted = project.wanted(every=every)
+            works.append(_Work(row or new[project.name], project, wanted, is_new=row is None))
     _sync_heads(conn, works)
     _sync_releases(conn, works)
     _plan(conn, works, policy=policy)
     changed = [work for work in works if work.changed]
     mark_all_stale(conn, PageKind.PROJECT, [work.project.name for work in changed], "PyPI's data changed")
-    if changed:
-        theirs = among(projects.c.id, [work.row.id for work in changed])
-        conn.execute(update(projects).where(theirs).values(synced_at=func.now()))
+    if late := [work.row.id for work in changed if not work.stamped]:
+        conn.execute(update(projects).where(among(projects.c.id, late)).values(synced_at=func.now()))
     return syncs | {work.project.name: _sync_of(work) for work in works}
 
 
 def _sync_of(work: _Work) -> Sync:
-    serial = work.project.serial or max(work.row.serial, 0)
+    serial = work.project.serial or work.row.serial
     return Sync(work.row.id, changed=work.changed, serial=serial, added=work.is_new)
 
 
@@ -197,32 +204,30 @@ def _lock(conn: Connection, name: str) -> Row[Any] | None:
     return conn.execute(select(projects).where(projects.c.name == name).with_for_update(key_share=True)).one_or_none()
 
 
-def _rows(conn: Connection, found: Sequence[UpstreamProject]) -> dict[str, Row[Any]]:
-    """The projects' rows, locked, added where they were missing."""
-    names = sorted(project.name for project in found)
+def _rows(conn: Connection, found: Sequence[UpstreamProject]) -> tuple[dict[str, Row[Any]], dict[str, Row[Any]]]:
+    """The projects' rows by name, locked: those that we have, and those that had to be added."""
+    names = sorted({project.name for project in found})
     mine = select(projects).where(among(projects.c.name, names)).order_by(projects.c.name)
-    rows = {row.name: row for row in conn.execute(mine.with_for_update(key_share=True))}
-    missing = {project.name: project for project in found if project.name not in rows}
-    if missing:
-        values = [
-            {"name": name, "display_name": missing[name].display_name, "serial": _NEW} for name in sorted(missing)
-        ]
-        added = insert_rows(projects, values).on_conflict_do_nothing().returning(projects)
-        rows |= {row.name: row for row in conn.execute(added)}
-    if len(rows) < len(set(names)):  # somebody else added one between the two statements; whoever called tries again
+    known = {row.name: row for row in conn.execute(mine.with_for_update(key_share=True))}
+    missing = [project for project in found if project.name not in known]
+    new = add_projects(conn, missing) if missing else {}
+    if len(known) + len(new) < len(names):  # somebody added one between the two statements; whoever called tries again
         raise RuntimeError("projects appeared while they were added")
-    return rows
+    return known, new
 
 
 def _sync_heads(conn: Connection, works: Sequence[_Work]) -> None:
-    changed = [(work, values) for work in works if (values := _head_changes(work))]
+    for work in works:
+        work.changed = work.stamped = work.is_new
+    changed = [(work, values) for work in works if not work.is_new and (values := _head_changes(work))]
     if not changed:
         return
-    conn.execute(update_rows(projects, [values for _, values in changed], key="id"))
+    rows = update_rows(projects, [values for _, values in changed], key="id")
+    conn.execute(rows.values(synced_at=func.now()))
     spellings = []
     for work, values in changed:
-        work.changed = True
-        if work.is_new or values["display_name"] != work.row.display_name:
+        work.changed = work.stamped = True
+        if values["display_name"] != work.row.display_name:
             spellings.append({"project_id": work.row.id, "name": values["display_name"]})
     if spellings:
         conn.execute(insert_rows(project_names, spellings).on_conflict_do_nothing())
@@ -231,14 +236,14 @@ def _sync_heads(conn: Connection, works: Sequence[_Work]) -> None:
 def _head_changes(work: _Work) -> dict[str, Any] | None:
     """The values that a project's row is to have; None: it has them."""
     row, project = work.row, work.project
-    known = project.status is not None
+    told = project.status is not None
     values = {
         "id": row.id,
         "display_name": project.display_name,
         "summary": project.summary,
-        "serial": project.serial if project.serial or row.serial == _NEW else row.serial,
-        "status": project.status if known else row.status,
-        "status_reason": project.status_reason if known else row.status_reason,
+        "serial": project.serial or row.serial,
+        "status": project.status if told else row.status,
+        "status_reason": project.status_reason if told else row.status_reason,
         "hides": row.hides if project.hides is None else project.hides,
     }
     return values if any(getattr(row, key) != value for key, value in values.items()) else None
@@ -272,7 +277,7 @@ def _delete_releases(conn: Connection, works: Sequence[_Work]) -> None:
 def _update_releases(conn: Connection, works: Sequence[_Work]) -> None:
     rows = []
     for work, row, release in _kept(works):
-        values = _release_values(release, wanted=release.version in work.wanted)
+        values = release_values(release, wanted=release.version in work.wanted)
         if any(getattr(row, key) != value for key, value in values.items()):
             rows.append({"id": row.id, **values})
             work.touched.add(row.id)
@@ -285,53 +290,15 @@ def _kept(works: Sequence[_Work]) -> list[tuple[_Work, Row[Any], UpstreamRelease
     return [(w, row, r) for w in works for r in w.project.releases if (row := w.stored.get(r.version)) is not None]
 
 
-def _release_values(release: UpstreamRelease, *, wanted: bool) -> dict[str, Any]:
-    return {
-        "released": release.released,
-        "yanked": release.yanked,
-        "yanked_reason": release.yanked_reason,
-        "requires_python": release.requires_python,
-        "wanted": wanted,
-    }
-
-
 def _add_releases(conn: Connection, works: Sequence[_Work]) -> None:
-    new = {(w.row.id, r.version): (w, r) for w in works for r in w.project.releases if r.version not in w.stored}
-    if not new:
-        return
-    rows = [
-        {
-            "project_id": project_id,
-            "version": version,
-            "sort_key": sort_key(version),
-            **_release_values(release, wanted=version in work.wanted),
-        }
-        for (project_id, version), (work, release) in new.items()
-    ]
-    files = []
-    for row in conn.execute(insert_rows(releases, rows).returning(releases)):
-        work, release = new[row.project_id, row.version]
-        work.stored[row.version] = row
-        work.touched.add(row.id)
-        files += [{"release_id": row.id, "filename": file.filename, **_file_values(file)} for file in release.files]
-    conn.execute(insert_rows(upstream_files, files))
+    new = [(work, r) for work in works for r in work.project.releases if r.version not in work.stored]
+    rows = [NewRelease(work.row.id, release, release.version in work.wanted) for work, release in new]
+    for (work, _), added in zip(new, add_releases(conn, rows), strict=True):
+        work.added.append(added)
+        work.changed = True
 
 
 # Their files
-
-
-def _file_values(file: UpstreamFile) -> dict[str, Any]:
-    """Of wheels only what the planner needs is kept: where they are matters to those who install them."""
-    sdist = file.kind is UpstreamKind.SDIST
-    return {
-        "kind": file.kind,
-        "size": file.size,
-        "sha256": file.sha256 if sdist else None,
-        "url": file.url if sdist else None,
-        "requires_python": file.requires_python,
-        "yanked": file.yanked,
-        "uploaded": file.uploaded,
-    }
 
 
 def _update_files(conn: Connection, works: Sequence[_Work]) -> None:
@@ -339,7 +306,7 @@ def _update_files(conn: Connection, works: Sequence[_Work]) -> None:
     kept = _kept(works)
     stored = _stored_files(conn, [row.id for _, row, _ in kept])
     gone: list[int] = []
-    new: list[dict[str, Any]] = []
+    new: list[tuple[int, UpstreamFile]] = []
     differing: list[dict[str, Any]] = []
     for work, row, release in kept:
         before = len(gone) + len(new) + len(differing)
@@ -349,7 +316,7 @@ def _update_files(conn: Connection, works: Sequence[_Work]) -> None:
     if gone:
         conn.execute(delete(upstream_files).where(among(upstream_files.c.id, gone)))
     if new:
-        conn.execute(insert_rows(upstream_files, new))
+        add_files(conn, new)
     if differing:
         conn.execute(update_rows(upstream_files, differing, key="id"))
     if gone or new or differing:
@@ -369,15 +336,15 @@ def _compare_files(
     stored: Mapping[str, Row[Any]],
     release: UpstreamRelease,
     gone: list[int],
-    new: list[dict[str, Any]],
+    new: list[tuple[int, UpstreamFile]],
     differing: list[dict[str, Any]],
 ) -> None:
     names = {file.filename for file in release.files}
     gone += [row.id for name, row in stored.items() if name not in names]
     for file in release.files:
-        values, row = _file_values(file), stored.get(file.filename)
+        values, row = file_values(file), stored.get(file.filename)
         if row is None:
-            new.append({"release_id": release_id, "filename": file.filename, **values})
+            new.append((release_id, file))
         elif any(getattr(row, key) != value for key, value in values.items()):
             differing.append({"id": row.id, **values})
 
@@ -400,16 +367,23 @@ def _plan(conn: Connection, works: Sequence[_Work], *, policy: Policy) -> None:
     """Plan what changed."""
     concerned: set[int] = set()
     for work in works:
-        work.changed = work.changed or bool(work.touched) or work.is_new
+        if work.is_new:
+            continue
+        work.changed = work.changed or bool(work.touched)
         if work.project.status not in (None, work.row.status):
             work.touched = {row.id for row in work.stored.values()}
         gone = {row.id for row in work.gone}
-        concerned |= _concerned([*work.stored.values(), *work.gone], work.touched | gone) - gone
+        unwanted = {one.id for one in work.added if one.version not in work.wanted}  # they have no jobs to withdraw
+        touched = work.touched | gone | {one.id for one in work.added}
+        concerned |= _concerned([*work.stored.values(), *work.gone, *work.added], touched) - gone - unwanted
     if concerned:
         replan(conn, sorted(concerned), policy=policy)
+    new = [row for work in works if work.is_new for row in planned(work.row, work.project, work.added, work.wanted)]
+    if new:
+        plan_new(conn, new, policy=policy)
 
 
-def _concerned(found: Sequence[Row[Any]], touched: Collection[int]) -> set[int]:
+def _concerned(found: Sequence[Row[Any] | Added], touched: Collection[int]) -> set[int]:
     """These releases of a project, and the one after each of them: it takes a hint from the one before it."""
     if not touched:
         return set()

@@ -111,7 +111,7 @@ def _keep_documents(conn: Connection, answered: Sequence[Answered], syncs: dict[
         and one.outcome.entry is not None
         and (sync := syncs[one.pending.name]).changed
     }
-    documents.keep(conn, fresh)
+    documents.keep(conn, fresh, new={sync.project_id for sync in syncs.values() if sync.added})
 
 
 def _seen(answered: Sequence[Answered], syncs: dict[str, Sync]) -> dict[str, watches.Seen]:
