@@ -2,8 +2,10 @@
 """PyPI's journal in XML-RPC: calls as bytes to send, answers as values. No I/O; what events mean is interpret's.
 
 The XML is a stranger's. The standard library reads it, but through a parser of ours: document type declarations, and
-with them entities, are refused, and the number of elements is bounded before anything is read. (Handlers of our own,
-made for events, took the same second for 50 000 of them.)
+with them entities, are refused, and the number of elements is bounded before anything is read. That takes 35 us for an
+event, of which there may be 50 000, so a list of events that is written to the letter as PyPI writes it is taken apart
+by a regular expression; it has to match all of it, else the parser reads it all. (Handlers of our own, made for events,
+took as long as the library's.)
 Source: PyPI's XML-RPC documentation ("Mirroring Support"); the XML-RPC specification.
 """
 
@@ -61,7 +63,9 @@ def call(method: str, *params: Any) -> bytes:
 
 def read_events(body: bytes | bytearray) -> Events:
     """The answer to ``changelog_since_serial``. Raises JournalRefused, UpstreamAway, UpstreamUnusable."""
-    found = _value(body, most=_IN_AN_EVENT * MAX_EVENTS)
+    found = usual_events(body)
+    if found is None:
+        found = _value(body, most=_IN_AN_EVENT * MAX_EVENTS)
     if not isinstance(found, list):
         raise UpstreamUnusable("PyPI's journal answered with something that is no list of events")
     if len(found) > MAX_EVENTS:
@@ -89,6 +93,37 @@ def read_serials(body: bytes | bytearray) -> dict[str, int]:
         if name and _is_serial(serial):
             serials[name] = max(serial, serials.get(name, 0))
     return serials
+
+
+# What PyPI writes, and nothing else: five values, no character reference, nothing that XML would refuse or change
+# (controls, "]]>", U+FFFE, which begins with EF as all of its plane's end does). No part can match in two ways.
+_HEAD = re.compile(
+    rb"<\?xml version=(?:'1\.0'|\"1\.0\")(?: encoding=(?:'(?i:utf-8)'|\"(?i:utf-8)\"))?\?>[ \n]*<methodResponse>[ \n]*"
+    rb"<params>[ \n]*<param>[ \n]*<value><array><data>[ \n]*"
+)
+_TAIL = re.compile(rb"</data></array></value>[ \n]*</param>[ \n]*</params>[ \n]*</methodResponse>[ \n]*\Z")
+_TEXT, _NUMBER = rb"<string>([^<>&\x00-\x1f\xef]*)</string>", rb"<int>([0-9]{1,10})</int>"
+_USUAL = re.compile(
+    rb"<value><array><data>[ \n]*<value>%b</value>[ \n]*<value>(?:%b|<nil/>)</value>[ \n]*<value>%b</value>[ \n]*"
+    rb"<value>%b</value>[ \n]*<value>%b</value>[ \n]*</data></array></value>[ \n]*"
+    % (_TEXT, _TEXT, _NUMBER, _TEXT, _NUMBER)
+)
+
+
+def usual_events(body: bytes | bytearray) -> list[Any] | None:
+    """What :func:`_value` would return for events that are written as PyPI writes them; None for all other answers."""
+    head = _HEAD.match(body)
+    found: list[Any] = []
+    place = head.end() if head else 0
+    try:
+        while head and len(found) <= MAX_EVENTS and (one := _USUAL.match(body, place)):
+            name, version, time, action, serial = one.groups()
+            place = one.end()
+            known = None if version is None else version.decode()
+            found.append([name.decode(), known, int(time), action.decode(), int(serial)])
+    except UnicodeDecodeError:
+        return None
+    return found if head and _TAIL.match(body, place) else None
 
 
 def _event(entry: Any) -> Event | None:

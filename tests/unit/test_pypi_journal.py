@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from piwheels.errors import UpstreamError
 from piwheels.pypi import journal
-from piwheels.pypi.journal import Event, JournalRefused, call, read_events, read_serial, read_serials
+from piwheels.pypi.journal import (
+    Event,
+    JournalRefused,
+    call,
+    read_events,
+    read_serial,
+    read_serials,
+    usual_events,
+)
 from piwheels.pypi.model import UpstreamUnusable
 from piwheels.pypi.weather import UpstreamAway
 
@@ -231,3 +239,73 @@ def test_no_bytes_do_worse_than_being_refused(junk: bytes, start: int, end: int)
         read_events(body[:start] + junk + body[min(start, end) :])
     except UpstreamError as error:
         assert str(error).isprintable()
+
+
+# The short way and the long way have to come to the same.
+
+texts = st.text(st.characters(codec="utf-8"), max_size=8)
+whole = st.integers(0, 2**31 - 1)
+
+
+def slowly(body: bytes) -> object:
+    """What the parser makes of it."""
+    try:
+        return journal._value(body, most=10**6)
+    except UpstreamError as error:
+        return type(error)
+
+
+@given(st.lists(st.tuples(texts, st.none() | texts, whole, texts, whole).map(list), max_size=4), st.booleans())
+def test_usual_events_are_what_the_parser_finds(entries: list[Any], named: bool) -> None:
+    head = '<?xml version="1.0" encoding="UTF-8"?>\n' if named else "<?xml version='1.0'?>\n"
+    text = xmlrpc.client.dumps((entries,), methodresponse=True, allow_none=True)
+    body = head.encode() + text.partition("\n")[2].encode()
+    short = usual_events(body)
+    assert short is None or short == slowly(body)
+
+
+def test_the_short_way_is_taken() -> None:
+    entries = [GOOD, ["h\u00e4m", None, 5, "create", 7]]
+    assert usual_events(answer(entries)) == entries
+    assert usual_events(answer([])) == []
+
+
+@pytest.mark.parametrize("wrong", ["a&b", "a<b", "a\tb", "\ufffe", "a]]>b"])
+def test_what_xml_has_opinions_about_goes_the_long_way(wrong: str) -> None:
+    assert usual_events(answer([[wrong, *GOOD[1:]]])) is None
+
+
+TAGS = [
+    b"<value>",
+    b"</value>",
+    b"<string>",
+    b"</string>",
+    b"<int>",
+    b"</data>",
+    b"<nil/>",
+    b"<!--x-->",
+    b"<!DOCTYPE x>",
+]
+ODD = [
+    b"&amp;",
+    b"]]>",
+    b"\xff",
+    b" ",
+    b"\n",
+    b"\r\n",
+    b"7",
+    b"-",
+    b"\x7f",
+    b"\xef\xbf\xbe",
+    b"\xc0\x80",
+    b"\xed\xa0\x80",
+]
+pieces = st.sampled_from([*TAGS, *ODD])
+
+
+@given(st.lists(pieces, max_size=3).map(b"".join), st.integers(0, 400), st.integers(0, 12))
+def test_whatever_goes_the_short_way_would_have_been_read_so(junk: bytes, start: int, left_out: int) -> None:
+    body = answer([GOOD])
+    body = body[:start] + junk + body[start + left_out :]
+    short = usual_events(body)
+    assert short is None or short == slowly(body)
