@@ -7,20 +7,21 @@ the environment, a header's media type) is looked up once.
 """
 
 import os
+import re
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.request import getproxies
 
 import aiohttp
 import certifi
+from yarl import URL
 
 from piwheels import __version__
 from piwheels.errors import UpstreamError, UpstreamMissing
@@ -28,8 +29,11 @@ from piwheels.pypi.model import MAX_SERIAL, UpstreamUnusable, clean
 from piwheels.pypi.weather import LONGEST_RETRY_AFTER, UpstreamAway
 from piwheels.settings import FarmSettings, UpstreamSettings
 
+T = TypeVar("T")
+
 MAX_REDIRECTS = 3
 MAX_ETAG = 200
+_PLAIN = re.compile(r"https?://[a-z0-9.-]+(?::[1-9][0-9]{1,4})?(?:/[A-Za-z0-9_-]+)+/?")  #: no dots: yarl folds them
 PATIENCE = 4  #: an answer that keeps coming may take so many times the time-out
 
 
@@ -88,32 +92,43 @@ class Transport:
         options: dict[str, Any] = {"headers": headers, "max_redirects": MAX_REDIRECTS}
         if patience != PATIENCE:
             options["timeout"] = self._timeout(patience)
-        async with self._answer("GET", url, what=what, **options) as response:
+
+        async def read(response: aiohttp.ClientResponse) -> Reply | None:
             if response.status == 304 and etag:
                 return None
             _check(response, what=what, missing=(404, 410))
             return await _reply(response, what=what, kinds=kinds, most=most)
+
+        return await self._ask("GET", url, read, what=what, **options)
 
     async def post(self, url: str, body: bytes, *, what: str, kinds: tuple[str, ...], most: int) -> Reply:
         """The answer to an XML document; an error for everything but a 200.
 
         That includes redirects: what was posted is not for another address. UpstreamMissing: nothing is posted here.
         """
-        headers = {"Accept": kinds[0], "Content-Type": "text/xml"}
-        async with self._answer("POST", url, what=what, data=body, headers=headers, allow_redirects=False) as response:
+
+        async def read(response: aiohttp.ClientResponse) -> Reply:
             _check(response, what=what, missing=(404, 405, 410))
             return await _reply(response, what=what, kinds=kinds, most=most)
 
-    @asynccontextmanager
-    async def _answer(
-        self, method: str, url: str, *, what: str, **options: Any
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Network errors as ours."""
+        headers = {"Accept": kinds[0], "Content-Type": "text/xml"}
+        return await self._ask("POST", url, read, what=what, data=body, headers=headers, allow_redirects=False)
+
+    async def _ask(
+        self,
+        method: str,
+        url: str,
+        read: Callable[[aiohttp.ClientResponse], Awaitable[T]],
+        *,
+        what: str,
+        **options: Any,
+    ) -> T:
+        """What ``read`` makes of the response. Network errors as ours."""
         if self._session is None:
             raise RuntimeError("the client is used outside its context")
         try:
-            async with self._session.request(method, url, **options) as response:
-                yield response
+            async with self._session.request(method, _url(url), **options) as response:
+                return await read(response)
         except aiohttp.TooManyRedirects as error:
             raise UpstreamUnusable(f"PyPI redirects the request for {what} in circles") from error
         except TimeoutError as error:
@@ -123,11 +138,18 @@ class Transport:
                 raise
             raise UpstreamAway(f"PyPI cannot be reached: {_words(error)}") from error
         except ValueError as error:  # a redirect to something that is no URL, a header that is no header
+            if isinstance(error, UpstreamError):
+                raise
             raise UpstreamUnusable(f"PyPI's answer for {what} is not HTTP as it should be") from error
 
     def _timeout(self, patience: int) -> aiohttp.ClientTimeout:
         wait = self._settings.timeout.total_seconds()
         return aiohttp.ClientTimeout(total=wait * patience, sock_connect=wait, sock_read=wait)
+
+
+def _url(url: str) -> URL:
+    """The address, not quoted anew where nothing in it would be, which costs a tenth of a request."""
+    return URL(url, encoded=_PLAIN.fullmatch(url) is not None)
 
 
 def user_agent(farm: FarmSettings) -> str:
