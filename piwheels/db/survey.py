@@ -21,11 +21,12 @@ from piwheels.vocabulary import ProjectStatus
 T = TypeVar("T")
 
 AT_ONCE = 20_000  #: rows of changes in one statement
+FETCHED = 10_000  #: rows of ours at a time; COPY would hand over each by itself, for twice the time
 
 # Quarantined projects are not listed; that they are missing says nothing.
 _EXPECTED = f"status <> '{ProjectStatus.QUARANTINED.value}'"
-_OURS = f"COPY (SELECT name, serial FROM projects WHERE {_EXPECTED}) TO STDOUT"
-_WATCHED = f"COPY (SELECT name, serial FROM projects JOIN watches USING (name) WHERE {_EXPECTED}) TO STDOUT"
+_OURS = f"SELECT name, serial FROM projects WHERE {_EXPECTED}".encode()
+_WATCHED = f"SELECT name, serial FROM projects JOIN watches USING (name) WHERE {_EXPECTED}".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +140,7 @@ def ours(conn: Connection, *, restricted: bool = False) -> Iterator[tuple[str, i
     """Name and serial of every project of ours that ought to be listed, streamed."""
     raw = conn.connection.driver_connection
     assert isinstance(raw, RawConnection)
-    rest = b""
-    with raw.cursor() as cursor, cursor.copy(_WATCHED if restricted else _OURS) as copy:
-        for block in copy:
-            lines = (rest + bytes(block)).split(b"\n")
-            rest = lines.pop()
-            for line in lines:
-                name, _, serial = line.decode().partition("\t")
-                yield name, int(serial)
+    with raw.cursor(name="ours", binary=True) as cursor:
+        cursor.execute(_WATCHED if restricted else _OURS)
+        while rows := cursor.fetchmany(FETCHED):
+            yield from rows
