@@ -78,6 +78,8 @@ _EXISTS = {Meaning.CREATED, Meaning.RELEASED, Meaning.FILE}
 
 def meaning(action: str) -> Meaning:
     """What an action is about, by its words: ``remove Owner x`` is about people, whatever it begins with."""
+    if (known := _WHOLE.get(action)) is not None:  # most are spelt so, and there are many
+        return known
     words = action.lower().split(None, 3)
     if (known := _WHOLE.get(" ".join(words))) is not None:
         return known
