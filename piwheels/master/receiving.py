@@ -14,6 +14,7 @@ from piwheels.wire import messages as m
 from piwheels.wire.transfer import Complete, GiveUp, Receiver, Write
 
 NOTICE = 2.0  #: seconds between two signs of life passed on to the session
+KEPT = 300.0  #: seconds that a part of a file is kept for its builder to come back and go on
 
 
 # Effects
@@ -90,6 +91,7 @@ class _Expected:
     complete: bool = False
     trouble: str | None = None  #: why it will never be whole
     noticed: float = field(default=float("-inf"))
+    aside_until: float | None = None  #: when a part that nobody asks for is not kept any longer; set by a tick
 
 
 class Dock:
@@ -99,6 +101,7 @@ class Dock:
         """``new_receiver`` makes the machine for a file of so many bytes."""
         self._new_receiver = new_receiver
         self._expected: dict[str, _Expected] = {}
+        self._aside: dict[str, _Expected] = {}  #: parts of files; at most one of each builder's
         self._numbers = 0
 
     @property
@@ -107,8 +110,15 @@ class Dock:
         return len(self._expected)
 
     def expect(self, key: str, slave_id: int, file: m.FileInfo) -> list[Effect]:
-        """Be ready for a file, whose announcement was found to be in order."""
+        """Be ready for a file, whose announcement was found to be in order. If a part of it came before the builder's
+        connections were cut, it goes on from there."""
         effects = self.stop(key)
+        if (part := self._aside.get(key)) is not None and (part.slave_id, part.file) == (slave_id, file):
+            part.receiver.resume()
+            part.identity, part.aside_until = None, None
+            self._expected[key] = self._aside.pop(key)
+            return effects
+        effects += self._drop_part(key)
         self._numbers += 1
         receiver = self._new_receiver(file.size)
         expected = _Expected(self._numbers, key, slave_id, file, receiver)
@@ -116,9 +126,20 @@ class Dock:
         return [*effects, Open(expected.number, file.size)]
 
     def stop(self, key: str) -> list[Effect]:
-        """Forget what is expected of this builder."""
+        """Expect nothing of this builder any more. What came of a file is kept for a while, in case that its builder
+        lost us and delivers it again."""
         expected = self._expected.pop(key, None)
-        return [] if expected is None else [Discard(expected.number)]
+        if expected is None:
+            return []
+        if not expected.opened or expected.trouble is not None or not expected.receiver.received:
+            return [Discard(expected.number)]
+        dropped = self._drop_part(key)
+        self._aside[key] = expected
+        return dropped
+
+    def _drop_part(self, key: str) -> list[Effect]:
+        part = self._aside.pop(key, None)
+        return [] if part is None else [Discard(part.number)]
 
     def message(self, identity: bytes, key: str, message: m.FileHello | m.Chunk, now: float) -> list[Effect]:
         """Something came over the file channel. Raises PeerError for what was not asked for."""
@@ -145,7 +166,8 @@ class Dock:
         """The disk cannot take a file. Its builder is told that it is done, so that it asks what is next."""
         expected = self._by_number(number)
         if expected is None:
-            return []
+            lost = [key for key, part in self._aside.items() if part.number == number]
+            return [effect for key in lost for effect in self._drop_part(key)]
         return self._trouble(expected, why)
 
     def verify(self, key: str) -> list[Effect]:
@@ -161,8 +183,14 @@ class Dock:
         return [Close(expected.number)]
 
     def tick(self, now: float) -> list[Effect]:
-        """Ask again for what did not come."""
-        return list(self._overdue(now))
+        """Ask again for what did not come; forget parts that nobody came back for."""
+        return [*self._overdue(now), *self._outdated(now)]
+
+    def _outdated(self, now: float) -> list[Effect]:
+        for part in self._aside.values():
+            part.aside_until = part.aside_until or now + KEPT
+        late = [key for key, part in self._aside.items() if part.aside_until is not None and now >= part.aside_until]
+        return [effect for key in late for effect in self._drop_part(key)]
 
     def _overdue(self, now: float) -> Iterator[Effect]:
         for expected in self._expected.values():

@@ -119,6 +119,12 @@ class Receiver:
         again = [self._ask(block) for block in self._flight.values()]
         return [*again, *self._advance(now)]
 
+    def resume(self) -> None:
+        """The file is announced anew, after the builder was away: the next ``start`` asks at once for what is missing,
+        and the patience with it begins again."""
+        if not self.over:
+            self.deadline, self._deaf_until, self._silences = None, 0.0, 0
+
     def handle(self, chunk: Chunk, now: float) -> list[Write | Fetch | Complete]:
         """Bytes came. PeerError, and nothing changed, when they lie outside what was ever asked for."""
         end = chunk.offset + len(chunk.data)

@@ -20,6 +20,7 @@ from piwheels.settings import DatabaseSettings
 from piwheels.site.paths import log_path
 from piwheels.vocabulary import FailureReason, Outcome, SlaveWish
 from piwheels.wire import messages as m
+from piwheels.wire.codec import decode_file_from_master, encode_file
 from tests.integration import dispatch_world as world
 from tests.integration.builder import Builder, announce, stats
 from tests.integration.dispatch_farm import Farm, make_farm
@@ -359,6 +360,29 @@ def test_dispatch_restarted_in_mid_build_loses_nothing(farm: Farm) -> None:
     assert builder.ask(m.Sent()) == m.Done()
     row = farm.build()
     assert row.outcome is Outcome.SUCCESS and row.token == uuid.UUID(hex=build.order.token)
+
+
+def test_a_delivery_that_was_cut_goes_on_where_it_was(farm: Farm) -> None:
+    builder, build = at_work(farm)
+    assert build.order is not None
+    data = world.wheel_bytes(padding=6_000_000)
+    file = announce(WHEEL, data)
+    assert builder.built(build, file) == m.Send(WHEEL)
+    with builder.file_channel() as channel:
+        channel.send_multipart(encode_file(m.FileHello(builder.slave_id)))
+        for _ in range(10):
+            assert channel.poll(15_000)
+            fetch = decode_file_from_master(channel.recv_multipart())
+            assert isinstance(fetch, m.Fetch)
+            channel.send_multipart(encode_file(m.Chunk(fetch.offset, data[fetch.offset :][: fetch.length])))
+        assert channel.poll(15_000), "the master asks for more, so it has what it got"
+    builder.connect()
+    assert isinstance(builder.hello(resume=build.order.token), m.Ack)
+    assert builder.built(build, file) == m.Send(WHEEL)
+    builder.deliver(data)
+    assert sum(builder.sent_chunks) < len(data) - 256 * 1024, "what had come is not asked for again"
+    assert builder.ask(m.Sent()) == m.Done()
+    assert farm.build().outcome is Outcome.SUCCESS
 
 
 def test_a_result_delivered_twice_counts_once(farm: Farm) -> None:

@@ -100,6 +100,68 @@ def test_sent_too_early(dock: r.Dock) -> None:
     assert isinstance(dock.verify(KEY)[0], r.Refuse), "and nothing is expected any more"
 
 
+def interrupted(dock: r.Dock) -> int:
+    """Have the first half of a file come; its number."""
+    number = expect(dock)
+    dock.message(b"one", KEY, m.FileHello(7), 1.0)
+    for start in (0, 1000):  # two in flight: the one between them is lost
+        dock.message(b"one", KEY, m.Chunk(start, DATA[start : start + 500]), 1.1)
+        dock.message(b"one", KEY, m.Chunk(500, DATA[500:600]), 1.1)
+    return number
+
+
+def test_a_builder_that_lost_both_connections_goes_on_where_it_was(dock: r.Dock) -> None:
+    number = interrupted(dock)
+    assert dock.stop(KEY) == [], "its session is over; what came is kept"
+    assert dock.active == 0
+    with pytest.raises(PeerError, match="nothing is expected"):
+        dock.message(b"one", KEY, m.Chunk(1500, DATA[1500:2000]), 1.2)
+    assert dock.expect(KEY, 7, file()) == [], "and has its place on disk"
+    disk, others = deliver(dock, dock.message(b"two", KEY, m.FileHello(7), 1.3), now=3.2)
+    assert disk[600:1000] == DATA[600:1000] and disk[1500:] == DATA[1500:]
+    assert not any(disk[:600]) and not any(disk[1000:1500]), "nothing came twice"
+    assert r.Tell(b"two", m.FileDone()) in others and dock.verify(KEY) == [r.Close(number)]
+
+
+def test_a_file_that_broke_off_is_asked_for_from_there(dock: r.Dock) -> None:
+    number = interrupted(dock)
+    assert [type(effect) for effect in dock.verify(KEY)] == [r.Refuse]
+    assert dock.expect(KEY, 7, file()) == []
+    again = dock.message(b"one", KEY, m.FileHello(7), 1.2)
+    assert [effect.message for effect in again if isinstance(effect, r.Tell)] == [m.Fetch(600, 400), m.Fetch(1500, 500)]
+    assert dock.stop(OTHER) == [] and dock.failed(number, "broken") != []
+
+
+def test_whole_before_the_cut_is_whole_after_it(dock: r.Dock) -> None:
+    number = expect(dock)
+    deliver(dock, dock.message(b"one", KEY, m.FileHello(7), 1.0))
+    assert dock.stop(KEY) == dock.expect(KEY, 7, file()) == []
+    assert dock.message(b"two", KEY, m.FileHello(7), 2.0) == [r.Tell(b"two", m.FileDone())]
+    assert dock.verify(KEY) == [r.Close(number)]
+
+
+def test_another_file_has_nothing_of_the_part_that_is_kept(dock: r.Dock) -> None:
+    number = interrupted(dock)
+    dock.stop(KEY)
+    effects = dock.expect(KEY, 7, file(size=3000))
+    assert effects == [r.Discard(number), r.Open(number + 1, 3000)]
+
+
+def test_parts_are_kept_for_a_while_only(dock: r.Dock) -> None:
+    number = interrupted(dock)
+    dock.stop(KEY)
+    assert dock.tick(10.0) == dock.tick(10.0 + r.KEPT - 1) == []
+    assert dock.tick(10.0 + r.KEPT) == [r.Discard(number)]
+    assert dock.tick(1e6) == []
+
+
+def test_a_part_that_the_disk_lost_is_not_gone_on_with(dock: r.Dock) -> None:
+    number = interrupted(dock)
+    dock.stop(KEY)
+    assert dock.failed(number, "disk broken") == [r.Discard(number)]
+    assert dock.expect(KEY, 7, file()) == [r.Open(number + 1, len(DATA))]
+
+
 def test_trouble_on_disk_ends_the_transfer(dock: r.Dock) -> None:
     number = expect(dock)
     dock.message(b"conn", KEY, m.FileHello(7), 1.0)
