@@ -72,7 +72,7 @@ class Agent:
         with _signals(self._ask_to_end) as wake:
             self._poller.register(wake, zmq.POLLIN)
             try:
-                self._feed(session.Start())
+                self._feed(session.Start(self._left_over()))
                 while self._exit is None:
                     self._step(wake)
             finally:
@@ -80,6 +80,14 @@ class Agent:
         assert self._exit is not None
         logger.info("ending: %s", self._exit.why)
         return int(ExitCode.OK if self._exit.asked else ExitCode.FAILED)
+
+    def _left_over(self) -> m.Built | None:
+        """What a former life of this builder finished and did not deliver."""
+        left = self._runner.left
+        if left is None:
+            return None
+        logger.info("a build that was finished when this builder was killed is to be delivered")
+        return _sendable(left)
 
     def _ask_to_end(self) -> None:
         self._asked_to_end = True
@@ -233,6 +241,7 @@ class Agent:
             if faults.point("building"):
                 self._queue.append(session.Lost("lost on purpose"))
         except OSError as error:
+            self._runner.stop()
             reason = disk_or_builder(error)
             self._queue.append(session.BuildEnded(_failed(build, reason, f"cannot start the build: {error}")))
 

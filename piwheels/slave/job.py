@@ -39,8 +39,8 @@ INSPECT_TIME = 900.0  #: seconds that looking at the wheels may take
 STOPPED = 75  #: exit status of a job that was told to stop
 MAX_RESULT = 4 * 1024**2  #: bytes of result.json
 
-_TASK = "task.json"
-_RESULT = "result.json"
+TASK = "task.json"
+RESULT = "result.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +78,12 @@ def write_task(directory: Path, task: Task) -> None:
     """Write down a task, in a directory that exists and is empty."""
     order = dataclasses.asdict(task.order) | {"time_limit": task.order.time_limit.total_seconds()}
     data = dataclasses.asdict(task) | {"order": order}
-    (directory / _TASK).write_text(json.dumps(data, default=os.fspath))
+    (directory / TASK).write_text(json.dumps(data, default=os.fspath))
 
 
 def read_task(directory: Path) -> Task:
     """The task as the agent wrote it."""
-    data = json.loads((directory / _TASK).read_text())
+    data = json.loads((directory / TASK).read_text())
     order, confined, home = data.pop("order"), data.pop("sandbox"), data.pop("group_home")
     order["time_limit"] = timedelta(seconds=order["time_limit"])
     order["apt"] = tuple(order["apt"])
@@ -99,15 +99,15 @@ def read_task(directory: Path) -> Task:
 
 def write_result(directory: Path, report: Report) -> None:
     """Write down a report, so that it is seen whole or not at all."""
-    temporary = directory / f".{_RESULT}"
+    temporary = directory / f".{RESULT}"
     temporary.write_text(json.dumps(dataclasses.asdict(report)))
-    temporary.rename(directory / _RESULT)
+    temporary.rename(directory / RESULT)
 
 
 def read_result(directory: Path) -> Report | None:
     """The report, or None where the job did not get that far."""
     try:
-        with (directory / _RESULT).open("rb") as file:
+        with (directory / RESULT).open("rb") as file:
             data = json.loads(file.read(MAX_RESULT))
         reason = data.pop("reason")
         files = tuple(_file(one) for one in data.pop("files"))

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The agent's hold on the build in hand: starts its process, takes its log, ends it, clears up after it.
 
-Owns the work directory: one builder in it at a time (a lock), nothing left in it from a former life. It must not know
-the protocol's sessions or sockets.
+Owns the work directory: one builder in it at a time (a lock), nothing left in it from a former life but a build that
+was finished and not delivered. It must not know the protocol's sessions or sockets.
 """
 
 import contextlib
 import fcntl
+import hashlib
 import logging
 import os
 import signal
@@ -23,11 +24,12 @@ from piwheels.settings import SlaveSettings
 from piwheels.slave import job, limits, processes, sandbox
 from piwheels.slave.log import BoundedLog
 from piwheels.vocabulary import FailureReason
-from piwheels.wire.messages import Build, BuildReport, Built, Order
+from piwheels.wire.messages import Build, BuildReport, Built, FileInfo, Order
 
 _GRACE = 8.0  #: seconds for a job to kill its build and go
 _SPARE = 300.0  #: seconds a job may take beyond what its parts may
 _BLOCK = 64 * 1024
+_NO_LOG = "piw-slave: the builder was killed after this build had ended, and its log with it\n"
 _READS = 64  #: blocks of log taken at once, so that a build that writes without end does not stop everything else
 
 _logger = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ class Runner:
         self._others = frozenset(processes.descendants(os.getpid()))
         try:
             self._group_home = limits.find_home()
-            self._end_leftovers()
+            self.left = self._end_leftovers()  #: a build that a former life finished; its wheels are there
             self.sandbox = sandbox.choose(settings.sandbox, scratch=self.work)
         except BaseException:
             self._lock.close()
@@ -138,7 +140,7 @@ class Runner:
         report = job.read_result(self.directory)
         if report is None:
             report = _lost(running.process.returncode, late=late)
-        return _built(running, report, seconds=now - running.started)
+        return _built(running.order, report, log=running.log.text(), seconds=now - running.started)
 
     def stop(self) -> None:
         """End the build and everything that it started; its result is of no interest."""
@@ -201,11 +203,35 @@ class Runner:
         if self._group_home is not None:
             self._group_home.group(self.directory).remove()
 
-    def _end_leftovers(self) -> None:
-        """End what a former builder left running here, and remove what it left lying."""
+    def _end_leftovers(self) -> Built | None:
+        """End what a former builder left running here, and remove what it left lying, unless that is what it was to
+        deliver."""
         self._clear_group()
-        for path in [*self.work.glob("job"), *self.work.glob("probe*")]:
+        for path in self.work.glob("probe*"):
             job.wipe(path)
+        left = self._finished()
+        if left is None:
+            job.wipe(self.directory)
+        return left
+
+    def _finished(self) -> Built | None:
+        """The build that was finished and not delivered; None: there is none, or not all of it."""
+        try:
+            order = job.read_task(self.directory).order
+            report = job.read_result(self.directory)
+            if report is None or not all(self._is_whole(file) for file in report.files):
+                return None
+            begun, ended = ((self.directory / name).stat().st_mtime for name in (job.TASK, job.RESULT))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+        return _built(order, report, log=_NO_LOG, seconds=ended - begun)
+
+    def _is_whole(self, file: FileInfo) -> bool:
+        path = self.wheel(file.filename)
+        if path.parent != job.wheels(self.directory) or path.is_symlink():
+            return False
+        with path.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest() == file.sha256
 
 
 def _lock(work: Path) -> IO[str]:
@@ -232,20 +258,20 @@ def _lost(status: int, *, late: bool) -> job.Report:
     return job.Report(FailureReason.BUILDER, f"the process that watched over the build ended with status {status}")
 
 
-def _built(running: _Running, report: job.Report, *, seconds: float) -> Built:
+def _built(order: Order, report: job.Report, *, log: str, seconds: float) -> Built:
     ok = report.reason is None
     return Built(
         ok=ok,
         duration=timedelta(seconds=max(seconds, 0.0)),
-        log=running.log.text(),
+        log=log,
         files=report.files if ok else (),
         report=BuildReport(
-            token=running.order.token,
+            token=order.token,
             reason=report.reason,
             detail=report.detail,
             peak_memory=report.peak_memory,
             cpu_seconds=report.cpu_seconds,
-            built_from=running.order.sdist_sha256,
+            built_from=order.sdist_sha256,
             built_with=report.built_with,
         ),
     )

@@ -27,6 +27,8 @@ from piwheels.wire import messages as m
 class Start:
     """The agent is ready. Once, and first."""
 
+    left: m.Built | None = None  #: a finished build that a former life of this builder did not deliver: with a report
+
 
 @dataclass(frozen=True, slots=True)
 class Received:
@@ -186,7 +188,6 @@ class Rhythm:
 class Work:
     """The build in hand."""
 
-    build: m.Build
     token: str
     built: m.Built | None = None  #: None while it runs
     log: str = ""  #: written since the last Busy
@@ -225,7 +226,9 @@ class Session:
             raise LocalProtocolError(f"the slave's session was fed {event!r} while {self.state}")
         self._story.append(_name(event))
         match event:
-            case Start():
+            case Start(left):
+                if left is not None and left.report is not None:
+                    self.work = Work(left.report.token, left)
                 return self._connect(now)
             case Received(message):
                 return self._received(message, now)
@@ -323,7 +326,7 @@ class Session:
                 Send(m.Bye()),
                 Exit(asked=False, why="the master is too old for this builder: its BUILD names no sdist"),
             ]
-        self.work = Work(build, build.order.token)
+        self.work = Work(build.order.token)
         self._move(State.BUILDING, now + self._pause())
         return [StartBuild(build)]
 

@@ -12,11 +12,35 @@ import time
 from pathlib import Path
 
 from piwheels.slave import inspection, job, processes
-from piwheels.slave.job import FETCH_TIME, INSPECT_TIME, Report, Task, read_result, wheels, wipe, write_task
+from piwheels.slave.job import (
+    FETCH_TIME,
+    INSPECT_TIME,
+    RESULT,
+    TASK,
+    Report,
+    Task,
+    read_result,
+    read_task,
+    wheels,
+    wipe,
+    write_task,
+)
 from piwheels.vocabulary import FailureReason
 from tests.wheels import make_wheel, metadata_text
 
-__all__ = ["FETCH_TIME", "INSPECT_TIME", "Report", "Task", "read_result", "wheels", "wipe", "write_task"]
+__all__ = [
+    "FETCH_TIME",
+    "INSPECT_TIME",
+    "RESULT",
+    "TASK",
+    "Report",
+    "Task",
+    "read_result",
+    "read_task",
+    "wheels",
+    "wipe",
+    "write_task",
+]
 
 LARGE = 700_000  #: bytes of one wheel in ten: several chunks
 
@@ -31,7 +55,7 @@ def main(argv: list[str]) -> int:
     """The process."""
     directory, parent = Path(argv[1]), int(argv[2])
     processes.die_with_parent(parent)
-    task = job.read_task(directory)
+    task = read_task(directory)
     name, version = task.package.replace("-", "_"), task.version
     print(f"pretending to build {name} {version}", flush=True)
     time.sleep(random.uniform(0.0, 0.3))

@@ -345,6 +345,50 @@ def test_a_restart_of_the_master_loses_no_build(world: World) -> None:
             master.expect(m.Idle)
 
 
+def finish(world: World, master: Master) -> m.Built:
+    """Have a slave build something and tell its result; kill it before it is answered."""
+    sdist = make_sdist(world.files, "print('done')\nname = wheel(out)", project="left-over", version="1.0")
+    with world.slave() as slave:
+        master.welcome()
+        master.hand_out(world.build(sdist))
+        built, _ = master.until_built()
+        slave.kill()
+        slave.wait(10)
+    assert built.ok, built.log
+    return built
+
+
+def test_a_killed_builder_delivers_what_it_had_built(world: World) -> None:
+    with world.master() as master:
+        built = finish(world, master)
+        with world.slave():
+            hello = master.welcome()
+            assert hello.capabilities is not None and hello.capabilities.resume == TOKEN
+            again = master.expect(m.Built)
+            assert (again.ok, again.files) == (True, built.files) and again.report is not None
+            assert again.report.token == TOKEN and "killed" in again.log
+            (file,) = again.files
+            master.reply(m.Send(file.filename))
+            assert hashlib.sha256(master.take(file.size)).hexdigest() == file.sha256
+            master.expect(m.Sent)
+            master.reply(m.Done())
+            master.expect(m.Idle)
+            assert not (world.work / "job").exists()
+
+
+@pytest.mark.parametrize("damage", ["wheel", "result.json", "task.json"])
+def test_what_a_killed_builder_has_only_in_part_is_not_delivered(world: World, damage: str) -> None:
+    with world.master() as master:
+        built = finish(world, master)
+        path = world.work / "job" / ("wheels/" + built.files[0].filename if damage == "wheel" else damage)
+        path.write_bytes(path.read_bytes()[:-1])
+        with world.slave():
+            hello = master.welcome()
+            assert hello.capabilities is not None and hello.capabilities.resume is None
+            master.expect(m.Idle)
+            assert not (world.work / "job").exists()
+
+
 @pytest.mark.parametrize(
     "nonsense", [b"", b"\xff" * 20, b'"NOPE"', codec.encode(m.Cont()), codec.encode(m.Send("x.whl"))]
 )

@@ -63,6 +63,15 @@ class Driver:
         return self
 
 
+def test_what_a_former_life_finished_is_delivered_first() -> None:
+    driver = Driver()
+    resumed = replace(HELLO, capabilities=replace(HELLO.capabilities, resume=TOKEN))
+    assert driver.feed(s.Start(RESULT)) == [s.Connect(), s.Send(resumed)]
+    assert driver.hear(ACK) == [s.Send(RESULT)]
+    assert driver.hear(m.Done()) == [s.Wipe()]
+    assert driver.session.state is s.State.RESTING
+
+
 def test_a_whole_build() -> None:
     driver = Driver()
     assert driver.feed(s.Start()) == [s.Connect(), s.Send(HELLO)]
