@@ -3,11 +3,13 @@
 
 ``$PIWHEELS_FAULTS`` says what goes wrong where, once each: ``leased=kill verified=enospc@3 sending=sleep:2`` kills the
 process with SIGKILL as soon as a job is leased, has the third verified wheel meet a full disk, and stops for two
-seconds before a chunk is sent. Without it a point is one look at an empty dictionary. Whatever happens is said on
-standard error first, so that whoever asked for it knows that it did. Builders load this, so it needs no other library.
+seconds before a chunk is sent. Without it a point is one look at an empty dictionary; it is read once, at the start,
+by the command's own process, and a log line warns that it was given. Whatever happens is said on standard error first,
+so that whoever asked for it knows that it did. Builders load this, so it needs no other library.
 """
 
 import errno
+import logging
 import os
 import re
 import signal
@@ -29,14 +31,15 @@ class Kind(StrEnum):
 
     KILL = "kill"  #: SIGKILL to this process
     SLEEP = "sleep"  #: nothing happens for a while
+    STOP = "stop"  #: SIGSTOP: it stands exactly there until whoever asked for that has done what is to happen meanwhile
     ENOSPC = "enospc"  #: the disk is full
     EIO = "eio"  #: the disk is broken
     LOST = "lost"  #: the connection is gone; the caller sees to that
 
 
-_DISK = frozenset({Kind.KILL, Kind.SLEEP, Kind.ENOSPC, Kind.EIO})
-_LINK = frozenset({Kind.KILL, Kind.SLEEP, Kind.LOST})
-_PLAIN = frozenset({Kind.KILL, Kind.SLEEP})
+_PLAIN = frozenset({Kind.KILL, Kind.SLEEP, Kind.STOP})
+_LINK = _PLAIN | {Kind.LOST}
+_DISK = _PLAIN | {Kind.ENOSPC, Kind.EIO}
 
 #: Every point there is, in the order of a build's life, with what can go wrong there.
 POINTS: Mapping[str, frozenset[Kind]] = {
@@ -52,11 +55,12 @@ POINTS: Mapping[str, frozenset[Kind]] = {
     "linked": _DISK,  # wheels have their names; no page lists them
     "published": _DISK,  # pages are written, and still marked stale
     # every process that has a database
-    "committing": _LINK,  # everything is done but the commit
+    "committing": _LINK | _DISK,  # everything is done but the commit; the disk is PostgreSQL's
     "committed": _LINK,  # it is committed, and we did not hear of it
     # a builder
-    "building": _LINK,  # the build has begun
-    "built": _LINK,  # it has ended; the master was not told
+    "building": _LINK | _DISK,  # the build has begun
+    "reading": _DISK,  # it has ended; what it came to is to be read
+    "built": _LINK,  # that is known; the master was not told
     "sending": _LINK | {Kind.EIO},  # a chunk is to be sent
     "sent": _LINK,  # the master has the whole file
 }
@@ -73,6 +77,8 @@ class Fault:
     turn: int  #: the pass at which it happens; 1 is the next
     seconds: float = 1.0  #: of a sleep
 
+
+logger = logging.getLogger(__name__)
 
 _armed: dict[str, list[Fault]] = {}
 _lock = threading.Lock()
@@ -105,6 +111,10 @@ def arm(environ: Mapping[str, str]) -> None:
     with _lock:
         _armed.clear()
         _armed.update(faults)
+    if faults:
+        logger.warning(
+            "$%s is set: this process will fail on purpose (%s); for tests only", VARIABLE, environ[VARIABLE]
+        )
 
 
 def point(name: str) -> bool:
@@ -127,6 +137,8 @@ def _pass(name: str) -> bool:
     match due.kind:
         case Kind.KILL:
             os.kill(os.getpid(), signal.SIGKILL)
+        case Kind.STOP:
+            os.kill(os.getpid(), signal.SIGSTOP)
         case Kind.SLEEP:
             time.sleep(due.seconds)
         case Kind.ENOSPC | Kind.EIO:

@@ -5,6 +5,7 @@ Every session runs in UTC and has time-outs for statements, locks and idle trans
 and a process that hangs holds nothing for long.
 """
 
+import errno
 import logging
 import os
 import random
@@ -41,9 +42,10 @@ PATIENCE = 60.0  #: seconds that in_transaction tries when told neither a deadli
 FIRST_DELAY, LONGEST_DELAY = 0.05, 2.0  #: seconds between two tries
 
 # Errors of PostgreSQL (appendix A of its manual) after which the same transaction may succeed: whole classes, then
-# single ones. 57014 is a statement time-out: the server is overloaded, or the lock holder is slow.
+# single ones. 57014 is a statement time-out: the server is overloaded, or the lock holder is slow. 58030 is an error of
+# the server's disk: nothing that the transaction did, and for the operator to mend while we wait.
 _PASSING_CLASSES = ("08", "40", "53", "57P")
-_PASSING = frozenset({"55P03", "55006", "57014", "25P03"})
+_PASSING = frozenset({"55P03", "55006", "57014", "25P03", "58030"})
 
 
 class Stopped(DatabaseError):
@@ -178,7 +180,12 @@ def in_transaction(
 
 
 def _maybe_lose(point: str) -> None:
-    if faults.point(point):
+    try:
+        lost = faults.point(point)
+    except OSError as error:
+        kind = psycopg.errors.DiskFull if error.errno == errno.ENOSPC else psycopg.errors.IoError
+        raise kind(f"could not write on purpose, {point}: {error.strerror}") from error
+    if lost:
         raise psycopg.OperationalError(f"lost on purpose, {point}")
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from piwheels import faults
 from piwheels.errors import WheelError
 from piwheels.slave import build, inspection, limits, processes, requirements, sandbox, sdist
 from piwheels.slave.failure import shorten
@@ -107,6 +108,7 @@ def write_result(directory: Path, report: Report) -> None:
 def read_result(directory: Path) -> Report | None:
     """The report, or None where the job did not get that far."""
     try:
+        faults.point("reading")
         with (directory / RESULT).open("rb") as file:
             data = json.loads(file.read(MAX_RESULT))
         reason = data.pop("reason")

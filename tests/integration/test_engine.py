@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
+from piwheels import faults
 from piwheels.db import direct, wake
 from piwheels.db.engine import DatabaseAway, Stopped, in_transaction, make_async_engine, make_engine
 from piwheels.errors import DatabaseError
@@ -127,6 +128,22 @@ def test_an_asynchronous_engine_takes_direct_statements(database_settings: Datab
             await engine.dispose()
 
     assert asyncio.run(ask()) == 7
+
+
+@pytest.mark.parametrize("armed", ["committing=enospc", "committing=eio", "committing=lost"])
+def test_what_goes_wrong_at_a_commit_is_tried_again(table: Engine, armed: str) -> None:
+    tries = []
+
+    def work(conn: Connection) -> None:
+        tries.append(1)
+        insert(conn, len(tries))
+
+    faults.arm({faults.VARIABLE: armed})
+    try:
+        in_transaction(table, work, deadline=30)
+    finally:
+        faults.arm({})
+    assert content(table) == [2], "the first try left nothing"
 
 
 def test_two_that_deadlock_both_finish(table: Engine) -> None:

@@ -18,6 +18,7 @@ import pytest
 import zmq
 
 import piwheels
+from piwheels import faults
 from piwheels.slave import job
 from piwheels.vocabulary import FailureReason
 from piwheels.wire import codec, keys, sockets
@@ -125,6 +126,7 @@ class World:
         self.slave_keys = keys.load_or_make(directory / "slave.key")
         self.addresses = ("tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
         self.python = sys.executable  #: what the slave runs on
+        self.faults = ""  #: what goes wrong in it
 
     @contextmanager
     def master(self) -> Iterator[Master]:
@@ -152,10 +154,8 @@ class World:
     @contextmanager
     def slave(self, **settings: object) -> Iterator["subprocess.Popen[str]"]:
         log = self.directory / f"slave-{time.monotonic_ns()}.log"
-        command, environ = (
-            self.command(**settings),
-            os.environ | {"PYTHONPATH": str(Path(piwheels.__file__).parents[1])},
-        )
+        command = self.command(**settings)
+        environ = os.environ | {"PYTHONPATH": str(Path(piwheels.__file__).parents[1]), faults.VARIABLE: self.faults}
         with log.open("w") as output, subprocess.Popen(command, stderr=output, text=True, env=environ) as process:
             try:
                 yield process
@@ -290,6 +290,18 @@ def test_hundred_megabytes_of_log_with_nuls_and_escapes(world: World) -> None:
         assert len(built.log) < 4 * 1024**2
         assert "bytes of the log are left out here" in built.log and "Running command" in built.log
         assert not set(built.log + live) & set("\x00\x1b\r")
+
+
+def test_a_disk_that_fills_up_as_a_build_begins_ends_it(world: World) -> None:
+    world.faults = "building=enospc"
+    with world.master() as master, world.slave():
+        master.welcome()
+        master.hand_out(world.build(make_sdist(world.files, HANG)))
+        built, _ = master.until_built()
+        assert built.report is not None and built.report.reason is FailureReason.DISK
+        assert not sleeping()
+        master.reply(m.Done())
+        master.expect(m.Idle)
 
 
 def test_master_ends_a_build(world: World) -> None:

@@ -2,6 +2,7 @@
 """Fault points: what asks for them is checked, each happens once, and every one that is named is there."""
 
 import errno
+import os
 import re
 import signal
 import subprocess
@@ -59,7 +60,22 @@ def test_a_kill_kills() -> None:
         timeout=30,
         check=False,
     )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGKILL, b"", b"fault: recorded kill\n")
+    warning, said = ended.stderr.splitlines()
+    assert (ended.returncode, ended.stdout, said) == (-signal.SIGKILL, b"", b"fault: recorded kill")
+    assert warning.startswith(b"$PIWHEELS_FAULTS is set: this process will fail on purpose (recorded=kill)")
+
+
+def test_one_that_stops_stands_there_until_it_is_let_go() -> None:
+    code = "import os; from piwheels import faults; faults.arm(os.environ); faults.point('sent'); print('on')"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={faults.VARIABLE: "sent=stop", "PYTHONPATH": str(Path(piwheels.__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        process.send_signal(signal.SIGCONT)
+        assert process.communicate(timeout=30)[0] == b"on\n"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +83,7 @@ def test_a_kill_kills() -> None:
     [
         ("leased", "'leased' is not POINT=KIND"),
         ("nowhere=kill", "there is no point nowhere"),
-        ("leased=enospc", "at leased there is no enospc; there are: kill, sleep"),
+        ("leased=enospc", "at leased there is no enospc; there are: kill, sleep, stop"),
         ("leased=sleep:1.2.3", "not a number of seconds"),
         ("leased=kill@x", "is not POINT=KIND"),
     ],
