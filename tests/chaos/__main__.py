@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
     add("--builds", type=int, default=2000, help="releases that are to be built (default: %(default)s)")
     add("--faults", type=int, default=500, help="that happen meanwhile, about (default: %(default)s)")
     add("--seed", type=int, default=1, help="what goes wrong where (default: %(default)s)")
-    add("--slaves", type=int, default=5, help="builders (default: %(default)s)")
+    add("--slaves", type=int, default=9, help="builders (default: %(default)s)")
     add("--real", type=int, default=1, help="of them, those that really build (default: %(default)s)")
     add("--seconds", type=float, default=10_800.0, help="that it may take (default: %(default)s)")
     add("--keep", action="store_true", help="keep the farm's directory if something is wrong")

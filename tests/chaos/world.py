@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, tuple_, update
 
 from piwheels import settings as declarations
 from piwheels.db import migrate, pages, planning, slaves, targets
@@ -32,6 +32,7 @@ from piwheels.vocabulary import Outcome, PageKind, UpstreamKind
 from piwheels.wire import keys
 from tests.chaos import auditor
 from tests.chaos.plan import Plan
+from tests.chaos.proxy import lines_to
 from tests.chaos.unit import Unit
 from tests.e2e.running import free_port
 from tests.files_server import serve
@@ -81,13 +82,13 @@ class World:
         for name in ("keys", "run", "www", "sdists"):
             (self.folder / name).mkdir(mode=0o700 if name == "keys" else 0o755)
         master = keys.load_or_make(self.folder / "keys" / "master.key").public
-        builders, taken = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
+        builders, taken = free_port(), free_port()
         given: dict[str, object] = {
             **{f"paths.{name}": self.folder / place for name, place in _PLACES.items()},
             "database.url": database.url,
             "upstream.simple_url": NO_INDEX,
-            "dispatch.builders": builders,
-            "dispatch.files": taken,
+            "dispatch.builders": f"tcp://127.0.0.1:{builders}",
+            "dispatch.files": f"tcp://127.0.0.1:{taken}",
             "dispatch.strikes": 100,  # what is lost a dozen times is still to be built
             "dispatch.retry_after": 0.1,
             "dispatch.lease": 8,
@@ -98,24 +99,28 @@ class World:
         )
         self.engine = make_engine(database, name="chaos")
         self._stack.callback(self.engine.dispose)
-        self._hire(given, master, builders, taken)
+        self.lines = self._stack.enter_context(lines_to(builders, taken))
+        self._hire(given, master)
         in_transaction(self.engine, self._enrol)
         server = self._stack.enter_context(serve(self.folder / "sdists"))
         self._release(server)
 
-    def _hire(self, given: dict[str, object], master: str, builders: str, taken: str) -> None:
-        def unit(name: str, kind: str, module: str, settings: dict[str, object], *arguments: str) -> None:
-            self.units.append(Unit(name, kind, module, settings, self.folder / f"{name}.log", arguments))
+    def _hire(self, given: dict[str, object], master: str) -> None:
+        def unit(
+            name: str, kind: str, module: str, settings: dict[str, object], *arguments: str, niceness: int = 0
+        ) -> None:
+            self.units.append(Unit(name, kind, module, settings, self.folder / f"{name}.log", arguments, niceness))
 
         unit("dispatch", "dispatch", "piwheels.master.cli", given, "dispatch")
-        for index in (1, 2):
+        for index in range(1, self.plan.publishers + 1):
             unit(f"publish-{index}", "publish", "piwheels.master.cli", given, "publish", "--index", str(index))
         for number in range(self.plan.slaves):
             name = f"slave-{number}"
             module = "piwheels.slave.cli" if number < self.plan.real else "tests.chaos.quick_slave"
+            line = self.lines.lay(name)
             own: dict[str, object] = {
-                "builders": builders,
-                "files": taken,
+                "builders": f"tcp://127.0.0.1:{line.builders.port}",
+                "files": f"tcp://127.0.0.1:{line.files.port}",
                 "master_key": master,
                 "key": self.folder / "keys" / f"{name}.key",
                 "label": name,
@@ -125,7 +130,8 @@ class World:
                 "min_free": 0,
                 "sandbox": "off",  # what is built here is ours
             }
-            unit(name, "slave", module, {f"slave.{key}": value for key, value in own.items()})
+            settings = {f"slave.{key}": value for key, value in own.items()}
+            unit(name, "slave", module, settings, niceness=10 if number < self.plan.real else 0)  # pip takes a core
 
     def _enrol(self, conn: Connection) -> None:
         targets.add(conn, native())
@@ -186,11 +192,15 @@ class World:
         count = select(func.count())
         return int(conn.scalar(count.select_from(jobs)) or 0), int(conn.scalar(count.select_from(page_table)) or 0)
 
-    def turn_clock(self, conn: Connection, seconds: float) -> None:
-        """Let the database's clock jump: every moment that it compares its clock with is moved the other way."""
+    def turn_clock(self, conn: Connection, seconds: float) -> bool:
+        """Let the database's clock jump: every moment that it compares its clock with is moved the other way. A row
+        that one who stands still has locked keeps its own: nobody else can look at it meanwhile. True."""
         step = timedelta(seconds=seconds)
         for table, columns in _MOMENTS.items():
-            conn.execute(update(table).values({column: table.c[column] - step for column in columns}))
+            (key,) = [list(table.primary_key.columns)]
+            free = tuple_(*key).in_(select(*key).with_for_update(skip_locked=True))
+            conn.execute(update(table).where(free).values({column: table.c[column] - step for column in columns}))
+        return True
 
     def mark_all_stale(self, conn: Connection) -> None:
         """Have every page rendered again."""
