@@ -255,6 +255,8 @@ def _lost(status: int, *, late: bool) -> job.Report:
         return job.Report(FailureReason.TIMEOUT, "the build, or looking at what came out of it, did not end in time")
     if status == -signal.SIGKILL:
         return job.Report(FailureReason.BUILDER, "the process that watched over the build was killed (out of memory?)")
+    if status == 0:
+        return job.Report(FailureReason.BUILDER, "what the build came to cannot be read any more (a broken disk?)")
     return job.Report(FailureReason.BUILDER, f"the process that watched over the build ended with status {status}")
 
 

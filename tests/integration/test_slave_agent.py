@@ -304,6 +304,18 @@ def test_a_disk_that_fills_up_as_a_build_begins_ends_it(world: World) -> None:
         master.expect(m.Idle)
 
 
+def test_a_result_that_cannot_be_read_is_the_disks_fault(world: World) -> None:
+    world.faults = "reading=eio"
+    with world.master() as master, world.slave():
+        master.welcome()
+        master.hand_out(world.build(make_sdist(world.files, "name = wheel(out)")))
+        built, _ = master.until_built()
+        assert built.report is not None and not built.ok
+        assert built.report.reason is FailureReason.BUILDER and "cannot be read" in built.report.detail
+        master.reply(m.Done())
+        master.expect(m.Idle)
+
+
 def test_master_ends_a_build(world: World) -> None:
     with world.master() as master, world.slave():
         hang(world, master)
