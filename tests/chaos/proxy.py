@@ -28,7 +28,7 @@ class Channel:
     loop: asyncio.AbstractEventLoop
     port: int = 0
     passed: int = 0  #: bytes from the builder
-    cuts: int = 0  #: connections that were cut
+    times: int = 0  #: how often it was cut
     amid: int = 0  #: of them, those that ``cut_amid`` cut
     amid_in: int | None = None  #: bytes until then
     away_until: float = 0.0  #: nobody is let in before
@@ -41,9 +41,12 @@ class Channel:
         try:
             if self.loop.time() < self.away_until:
                 raise Cut
+            self.ends.add(writer.transport)
+            before = self.times
             there, others = await self._reach()
-            mine = {writer.transport, others.transport}
-            self.ends |= mine
+            if self.times != before:
+                raise Cut
+            self.ends.add(others.transport)
             pumps = [self._pump(reader, others, up=True), self._pump(there, writer, up=False)]
             await _first([asyncio.ensure_future(pump) for pump in pumps])
             for one in (writer, others):  # what is on its way still arrives
@@ -82,7 +85,7 @@ class Channel:
     def cut(self, seconds: float) -> None:
         """In the thread."""
         self.away_until = self.loop.time() + seconds
-        self.cuts += len(self.ends) // 2
+        self.times += 1
         for end in list(self.ends):
             end.abort()
 
