@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tests.bench.harness import Result, bench, machine, table
 
-NAMES = ("feed", "listing", "dump", "scale")
+NAMES = ("feed", "listing", "dump", "scale", "dispatch")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -101,16 +101,21 @@ class Bench:
     def database_cpu(self) -> float:
         """CPU seconds that the database server has used so far, its ended children included."""
         assert self.cluster.pid is not None
-        server = psutil.Process(self.cluster.pid)
-        own = server.cpu_times()
-        total = own.user + own.system + own.children_user + own.children_system
-        for child in server.children(recursive=True):
-            try:
-                times = child.cpu_times()
-            except psutil.NoSuchProcess:  # it is counted among the ended ones then, but for this moment
-                continue
-            total += times.user + times.system
-        return float(total)
+        return cpu_of(self.cluster.pid)
+
+
+def cpu_of(pid: int) -> float:
+    """CPU seconds that a process and its children, the ended ones included, have used so far."""
+    process = psutil.Process(pid)
+    own = process.cpu_times()
+    total = own.user + own.system + own.children_user + own.children_system
+    for child in process.children(recursive=True):
+        try:
+            times = child.cpu_times()
+        except psutil.NoSuchProcess:  # it is counted among the ended ones then, but for this moment
+            continue
+        total += times.user + times.system
+    return float(total)
 
 
 @contextmanager
