@@ -47,7 +47,7 @@ class Channel:
     def receive(self, which: bytes) -> Heard | None:
         """The next message; None when there is none."""
         try:
-            identity, *frames = self._sockets[which].recv_multipart(zmq.NOBLOCK, copy=False)
+            identity, *frames = _received(self._sockets[which])
         except zmq.Again:
             return None
         # A frame of a connection without encryption may carry any User-Id that the peer liked.
@@ -62,3 +62,11 @@ class Channel:
         except zmq.ZMQError:  # EHOSTUNREACH: gone. EAGAIN: does not read. Either way it asks again, or is silent
             return False
         return True
+
+
+def _received(socket: Socket) -> list[zmq.Frame]:
+    """As recv_multipart, which asks the socket after each frame whether there is another."""
+    frames = [socket.recv(zmq.NOBLOCK, copy=False)]
+    while frames[-1].more:
+        frames.append(socket.recv(zmq.NOBLOCK, copy=False))  # the rest of a message is there with its first frame
+    return frames

@@ -128,6 +128,7 @@ class Desk:
         if isinstance(event, s.Registered):
             builder.slave_id = event.slave_id
             builder.token = event.resumed.token if event.resumed else None
+            builder.target_id = event.target_id
             for other in [b for b in self._by_key.get(builder.key, []) if b is not builder]:
                 tasks += self._end(other, s.Superseded(), now)
         elif isinstance(event, s.Claimed):

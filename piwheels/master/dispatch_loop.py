@@ -24,12 +24,13 @@ from piwheels.master.dispatch_channels import Channel, Heard
 from piwheels.master.dispatch_desk import Builder, Counts, Desk, Task
 from piwheels.master.dispatch_handout import Handout
 from piwheels.master.dispatch_offers import Fit
-from piwheels.master.dispatch_pool import Inbox, Strands
+from piwheels.master.dispatch_pool import Group, Inbox, Strands
 from piwheels.master.dispatch_pulse import Pulse
 from piwheels.master.dispatch_recorder import Recorder
-from piwheels.master.dispatch_work import Clerk
+from piwheels.master.dispatch_work import Checked, Clerk
+from piwheels.master.needs import Room
 from piwheels.master.plain_door import PlainDoor
-from piwheels.master.receiving_disk import Arrived, DiskThread
+from piwheels.master.receiving_disk import Arrived, Disk
 from piwheels.vocabulary import FailureReason
 from piwheels.wire import messages as m
 from piwheels.wire.codec import decode_file_from_slave, decode_from_slave, encode, encode_file
@@ -39,9 +40,11 @@ from piwheels.wire.sockets import Gate
 logger = logging.getLogger(__name__)
 
 TICK = 0.2  #: seconds between two looks at deadlines
+LONG = 4096  #: bytes of a frame that is not copied
 BURST = 200  #: messages taken from one socket before the other has its turn
 MAX_UNWRITTEN = 64 * 1024**2  #: bytes of chunks waiting for the disk; above, no more are read from builders
 VERIFIERS = 2
+ROUND = 32  #: wheels that are put into the store as one
 
 
 class Loop:
@@ -61,10 +64,11 @@ class Loop:
         self._inbox = Inbox()
         self._pulse = Pulse(clerk, lost=self._post_lost, admit=self._post_admit, news=self._post_news)
         dispatch = clerk.settings.dispatch
-        self._disk = DiskThread(clerk.store, min_free=dispatch.min_free)
+        self._disk = Disk(clerk.store, min_free=dispatch.min_free)
         # The pulse, the sweeper and the verifiers need connections of the pool too.
         self._work = Strands(max(1, min(4, clerk.settings.database.pool - 3)), name="clerk")
         self._verifiers = Strands(VERIFIERS, name="verify")
+        self._keeper = Group(clerk.keep, most=ROUND, ends=Stopped, name="keeper")
         self._recorder = Recorder(clerk, self._pulse, self._work)
         self._handout = Handout(clerk, desk, self._work, post=self._post, lost=self._post_lost)
         self._quiet = RateLimited(logger, per=timedelta(minutes=1))
@@ -75,6 +79,7 @@ class Loop:
         self._disk.start()
         self._work.start()
         self._verifiers.start()
+        self._keeper.start()
         self._recorder.start()
         self._handout.start()
         try:
@@ -88,7 +93,7 @@ class Loop:
             "builders": len(self.desk),
             "admitted": self.desk.admitted,
             "transfers": self.dock.active,
-            "waiting": self._work.waiting + self._verifiers.waiting,
+            "waiting": self._work.waiting + self._verifiers.waiting + self._keeper.waiting,
             "ahead": self._handout.ahead,
             "messages": self.counts.messages,
             "nonsense": self.counts.nonsense,
@@ -98,7 +103,7 @@ class Loop:
     def _stop(self) -> None:
         self._clerk.stop.set()
         self._disk.stop(2.0)
-        for pool in (self._work, self._verifiers, self._recorder, self._handout):
+        for pool in (self._work, self._verifiers, self._keeper, self._recorder, self._handout):
             pool.stop(2.0)
         self._pulse.join(2.0)
         self._inbox.close()
@@ -161,7 +166,9 @@ class Loop:
             raise PeerError("is not admitted")
         if not 1 <= len(heard.frames) <= 3:
             raise PeerError(f"sent {len(heard.frames)} frames over the file channel")
-        message = decode_file_from_slave([frame.bytes for frame in heard.frames])
+        # What is long is not copied: it is on its way to the disk, and this thread has more to do.
+        frames = [frame.bytes if len(frame) < LONG else frame.buffer for frame in heard.frames]
+        message = decode_file_from_slave(frames)
         key = self._door.file(heard.identity, heard.who, message) if heard.plain else heard.who
         self._do_files(self.dock.message(heard.identity, key, message, time.monotonic()))
 
@@ -246,21 +253,57 @@ class Loop:
         if isinstance(event, s.Registered) and self.desk.holds(builder.number):
             self._log(builder, f"is here as slave {event.slave_id}" + (", with its build" if event.resumed else ""))
         if isinstance(event, s.Claimed) and self.desk.holds(builder.number):
-            better = self._handout.instead(builder, event, partial(self._answer, builder, event))
-            if better is None:
+            better = self._handout.instead(builder, event, lambda _: self._answer(builder, event))
+            if isinstance(better, s.Lease) and builder.slave_id is not None:
+                self._assign_and_tell(builder, better, builder.slave_id)
+            if not isinstance(better, s.Claimed):
                 return
             event = better
         self._guard(lambda: self._do(self.desk.answer(builder.number, event, time.monotonic())))
 
-    def _claim(self, builder: Builder, slave_id: int) -> None:
-        """Answer at once if there is a job that was leased ahead; otherwise the database is asked."""
+    def _claim(self, builder: Builder, slave_id: int, since: float | None = None) -> None:
+        """Answer at once if there is a job that was leased ahead, or as soon as those are there that are just being
+        leased; otherwise the database is asked."""
         now = time.monotonic()
-        room, lease = self._handout.room(builder, now), self._handout.take(builder, now)
+        room, lease = self._handout.room(builder, now), self._handout.take(builder, now, again=since is not None)
+        if lease is None:
+            asked = now if since is None else since
+            if self._handout.wait(builder, asked, now, partial(self._claim_again, builder, asked)):
+                return
         if lease is None:
             self._ask(builder, partial(self._clerk.claim, builder.key, slave_id, builder.hello, room))
             return
+        if since is not None:
+            self._assign_and_tell(builder, lease, slave_id)
+            return
         self._do(self.desk.answer(builder.number, s.Claimed(lease), now))
         self._handout.handed_out(builder, lease, slave_id)
+
+    def _assign_and_tell(self, builder: Builder, lease: s.Lease, slave_id: int) -> None:
+        """A builder that waited for the database waits until the lease is its own there, too: should we be killed now,
+        it keeps its build."""
+
+        def then(held: bool) -> None:  # in another thread
+            if held:
+                self._inbox.post(partial(self._answer, builder, s.Claimed(lease)))
+            else:  # it was withdrawn at that moment
+                claim = partial(self._clerk.claim, builder.key, slave_id, builder.hello, room)
+                self._post(partial(self._ask, builder, claim))
+
+        room = self._handout.room(builder, time.monotonic())
+        self._handout.assign(builder, lease, slave_id, then)
+
+    def _claim_again(self, builder: Builder, since: float, nothing_for: Room | None) -> None:
+        """What it waited for is over: there are more jobs now, or there was none for a builder with so much room."""
+        if builder.gone or builder.slave_id is None:
+            return
+        now = time.monotonic()
+        if nothing_for is not None and nothing_for.holds(self._handout.room(builder, now)):
+            nothing = s.Claimed(None, target_id=builder.target_id)
+            self._guard(lambda: self._do(self.desk.answer(builder.number, nothing, now)))
+            return
+        slave_id = builder.slave_id
+        self._guard(lambda: self._claim(builder, slave_id, since))
 
     def _record(self, builder: Builder, result: s.Result) -> None:
         builder.token = None  # from here on the lease is the recorder's: nobody is told that it is over
@@ -297,11 +340,11 @@ class Loop:
                 self._send(self._files, identity, encode_file(message))
             case r.Open(number, size):
                 opened = self._later(lambda: self._do_files(self.dock.opened(number, time.monotonic())))
-                self._disk.open(number, size, opened=opened, failed=self._failed(number))
+                self._disk.of(number).open(number, size, opened=opened, failed=self._failed(number))
             case r.Put(number, offset, data):
-                self._disk.put(number, offset, data, failed=self._failed(number))
+                self._disk.of(number).put(number, offset, data, failed=self._failed(number))
             case r.Discard(number):
-                self._disk.discard(number)
+                self._disk.of(number).discard(number)
             case r.Alive(key):
                 self._do(self.desk.file_event(key, s.Receiving(), time.monotonic()))
             case r.Close() | r.Refuse():
@@ -318,25 +361,33 @@ class Loop:
                     self._file_effect(answer)
 
     def _finish(self, builder: Builder, effect: s.Verify, number: int) -> None:
-        def verify(arrived: Arrived) -> None:
-            event: s.Event
+        def answer(event: s.Event | None) -> None:
+            if event is None:
+                event = s.Rejected("the wheel could not be checked", hostile=True)
+            self._inbox.post(partial(self._answer, builder, event))
+
+        def check(arrived: Arrived) -> None:
             try:
-                event = self._clerk.verify(arrived, effect.file, effect.lease)
+                found = self._clerk.check(arrived, effect.file, effect.lease)
             except Stopped:
                 return
             except Exception:
                 logger.exception("a fault in piwheels itself while checking %r", effect.file.filename)
-                event = s.Rejected("the wheel could not be checked", hostile=True)
-            self._inbox.post(partial(self._answer, builder, event))
+                answer(None)
+                return
+            if isinstance(found, Checked):
+                self._keeper.put(found, answer)
+            else:
+                answer(found)
 
         def arrived(file: Arrived) -> None:  # in the disk's thread
-            if not self._verifiers.submit(builder.key, partial(verify, file)):
+            if not self._verifiers.submit(builder.key, partial(check, file)):
                 file.path.unlink(missing_ok=True)
 
         def failed(why: str) -> None:
             self._inbox.post(partial(self._answer, builder, s.Rejected(why)))
 
-        self._disk.finish(number, arrived=arrived, failed=failed)
+        self._disk.of(number).finish(number, arrived=arrived, failed=failed)
 
     def _failed(self, number: int) -> Callable[[str], None]:
         def failed(why: str) -> None:  # in the disk's thread

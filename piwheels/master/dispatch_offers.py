@@ -45,17 +45,21 @@ class Offers:
         self._fit = fit
         return self.trays.empty() if changed or nudged else self.trays.remove_stale(fit.at)
 
-    def at_once(self, builder: Builder, now: float) -> Lease | None:
-        """A job for this builder without asking the database; None: it must be asked."""
-        target_id, slave_id = builder.target_id, builder.slave_id
-        if target_id is None or slave_id is None:
+    def at_once(self, builder: Builder, now: float, *, again: bool = False) -> Lease | None:
+        """A job for this builder without asking the database; None: it must be asked. ``again``: it has been counted as
+        somebody who asks."""
+        target_id = builder.target_id
+        if target_id is None:
             return None
-        self.trays.asked(target_id, now)
-        if now - self._fit.at > FRESH:
-            return None
-        if self._fit.targets.get(slave_id) != target_id:
-            return None
-        return self.trays.take(target_id, self.room(builder, now), now)
+        if not again:
+            self.trays.asked(target_id, now)
+        return self.trays.take(target_id, self.room(builder, now), now) if self.is_fit(builder, now) else None
+
+    def is_fit(self, builder: Builder, now: float) -> bool:
+        """Whether it is known that the builder may have a job of the target that it had jobs of before."""
+        if builder.target_id is None or builder.slave_id is None or now - self._fit.at > FRESH:
+            return False
+        return self._fit.targets.get(builder.slave_id) == builder.target_id
 
     def leftover(self, builder: Builder, target_id: int, now: float) -> Lease | None:
         """A job for a builder that may have one, for which the database had none."""

@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
@@ -49,7 +49,7 @@ class Pulse:
         self._lock = threading.Lock()
         self._tokens: set[str] = set()
         self._held: set[str] = set()
-        self._stats: dict[int, Mapping[str, Any] | None] = {}
+        self._stats: dict[int, Stats | None] = {}
         self._keys: frozenset[str] | None = None
         self._beats = 0
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
@@ -87,7 +87,7 @@ class Pulse:
         """This builder is alive."""
         with self._lock:
             if stats is not None or slave_id not in self._stats:
-                self._stats[slave_id] = None if stats is None else figures(stats)
+                self._stats[slave_id] = stats
 
     def _run(self) -> None:
         listener = Listener(self._clerk.settings.database, CONTROL, name="dispatch listener")
@@ -124,7 +124,8 @@ class Pulse:
         if tokens:
             self._renew(tokens)
         if stats:
-            self._clerk.transaction(lambda conn: slaves.note_seen(conn, stats))
+            said = {number: None if one is None else figures(one) for number, one in stats.items()}
+            self._clerk.transaction(lambda conn: slaves.note_seen(conn, said))
         self._beats += 1
         self._clerk.transaction(queue.wake)
         self._mind_the_clock()
@@ -183,7 +184,10 @@ class Pulse:
 
 def figures(stats: Stats) -> dict[str, Any]:
     """A builder's figures as JSON that PostgreSQL takes."""
-    return {name: _plain(getattr(stats, name)) for name in (field.name for field in fields(stats))}
+    return {name: _plain(getattr(stats, name)) for name in _FIGURES}
+
+
+_FIGURES = tuple(field.name for field in fields(Stats))
 
 
 def _plain(value: object) -> object:

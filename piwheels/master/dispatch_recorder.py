@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Results on their way into the database: prepared in the builder's turn, committed with whatever else comes in.
+"""Results on their way into the database: their logs written, then they are committed, each step with whatever else
+has come meanwhile.
 
-Owns the thread that records. While a result is in its hands, its lease is kept alive and its builder's other affairs
-wait; it must not know sessions or sockets.
+Owns the two threads that do so. While a result is in their hands, its lease is kept alive and its builder's other
+affairs wait; it must not know sessions or sockets.
 """
 
 import logging
 from collections.abc import Callable
 
+from piwheels.db.builds import Entry
 from piwheels.db.engine import Stopped
 from piwheels.master.dispatch_pool import Group, Strands
 from piwheels.master.dispatch_pulse import Pulse
@@ -17,7 +19,7 @@ from piwheels.vocabulary import FailureReason
 
 logger = logging.getLogger(__name__)
 
-ROUND = 32  #: results recorded in one transaction
+ROUND = 64  #: results recorded in one transaction
 
 Then = Callable[[Recorded], None]  #: called from any thread
 
@@ -29,14 +31,17 @@ class Recorder:
         self._clerk = clerk
         self._pulse = pulse
         self._work = work
+        self._logs = Group(clerk.prepare, most=ROUND, ends=Stopped, name="logs")
         self._group = Group(clerk.commit, most=ROUND, ends=Stopped, name="recorder")
 
     def start(self) -> None:
         """Begin."""
+        self._logs.start()
         self._group.start()
 
     def stop(self, timeout: float) -> None:
         """Finish what is in hand, and end."""
+        self._logs.stop(timeout)
         self._group.stop(timeout)
 
     def hold(self, result: Result) -> None:
@@ -50,22 +55,20 @@ class Recorder:
     def job(self, key: str, result: Result, then: Then) -> Callable[[], object]:
         """What is to be done in the turn of the builder with this key."""
 
-        def recorded(done: Recorded | None) -> None:  # in the group's thread
+        def recorded(done: Recorded | None) -> None:  # in the recorder's thread
             try:
                 self._settle(result, done, then)
             finally:
                 self._work.free(key)
 
+        def prepared(entry: Entry | None) -> None:  # in that of the logs
+            if entry is None:
+                recorded(None)
+            else:
+                self._group.put(entry, recorded)
+
         def job() -> object:
-            try:
-                entry = self._clerk.prepare(result)
-            except Stopped:
-                return None
-            except Exception:
-                logger.exception("a fault in piwheels itself while a result was prepared")
-                self._settle(result, None, then)
-                return None
-            self._group.put(entry, recorded)
+            self._logs.put(result, prepared)
             return Strands.HELD
 
         return job

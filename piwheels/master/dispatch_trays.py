@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from piwheels.master.needs import Room
 from piwheels.master.session import Lease
 
-MOST = 32  #: jobs in a tray
+MOST = 32  #: jobs in a tray, but for a farm that asks for so many a second that these are gone at once
 AHEAD = 3.0  #: seconds of demand that a tray holds
+MOST_OF_ALL, LEAST_AHEAD = 256, 0.5  #: jobs in any tray; seconds of demand for which a tray may have more than MOST
 WINDOW = 10.0  #: seconds over which demand is measured
 STALE = 15.0  #: seconds after which a job goes back to the queue; well below the time its lease lasts (queue.AHEAD)
 
@@ -23,7 +24,7 @@ STALE = 15.0  #: seconds after which a job goes back to the queue; well below th
 @dataclass(slots=True)
 class _Tray:
     jobs: deque[tuple[float, Lease]] = field(default_factory=deque)  #: (since, job), first come first
-    asked: deque[float] = field(default_factory=lambda: deque(maxlen=200))  #: when jobs were asked for, lately
+    asked: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))  #: when jobs were asked for, lately
     filling: bool = False  #: somebody is claiming for it
 
 
@@ -55,12 +56,15 @@ class Trays:
         for lease in leases:
             self._tray(lease.target_id).jobs.append((now, lease))
 
-    def lacking(self, target_id: int, now: float) -> int:
-        """How many more should be claimed ahead. Whoever is told of some claims them, and says so with ``filled``."""
+    def lacking(self, target_id: int, now: float, *, waiting: int = 0) -> int:
+        """How many more should be claimed ahead. Whoever is told of some claims them, and says so with ``filled``.
+        ``waiting``: builders that have asked and wait for that."""
         tray = self._tray(target_id)
         while tray.asked and tray.asked[0] < now - WINDOW:
             tray.asked.popleft()
-        wanted = min(math.ceil(len(tray.asked) / WINDOW * AHEAD), MOST) - len(tray.jobs)
+        rate = len(tray.asked) / WINDOW
+        usual = max(min(math.ceil(rate * AHEAD), MOST), math.ceil(rate * LEAST_AHEAD))
+        wanted = min(usual + waiting, MOST_OF_ALL) - len(tray.jobs)
         if tray.filling or wanted <= 0:
             return 0
         tray.filling = True

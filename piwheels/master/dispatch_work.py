@@ -7,14 +7,15 @@ as the process runs. It must not know sockets or other sessions.
 
 import gzip
 import logging
-import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Lock
-from typing import TypeVar
+from typing import Generic, TypeVar
 
+from packaging.tags import Tag
 from sqlalchemy import Connection, Engine
 
 from piwheels import faults
@@ -30,7 +31,8 @@ from piwheels.master.dispatch_logs import clean_log
 from piwheels.master.needs import Room
 from piwheels.master.policy import retry_policy_of
 from piwheels.master.receiving_disk import Arrived
-from piwheels.master.store import Store, half_written, write_file
+from piwheels.master.store import Store, half_written, write_files
+from piwheels.master.targets import Target
 from piwheels.master.verify import check_content
 from piwheels.settings import Settings
 from piwheels.site.paths import log_path
@@ -41,9 +43,27 @@ logger = logging.getLogger(__name__)
 
 RECENT = 1000  #: build numbers, up to the last given out, among which a killed process may have left logs
 
-NUMBERS = 20  #: of builds, taken ahead at a time
+NUMBERS = 50  #: of builds, taken ahead at a time
+REMEMBERED = 3.0  #: seconds that targets are not read again
 
 T = TypeVar("T")
+
+
+class Remembered(Generic[T]):
+    """A value that holds for so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._value: T | None = None
+        self._until = float("-inf")
+
+    def get(self) -> T | None:
+        """The value; None: it is to be had anew."""
+        return self._value if time.monotonic() < self._until else None
+
+    def set(self, value: T) -> None:
+        """It is this, as of now."""
+        self._value, self._until = value, time.monotonic() + self._seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +76,7 @@ class Clerk:
     stop: Event
     _numbers: list[int] = field(default_factory=list)  #: of builds, taken ahead
     _lock: Lock = field(default_factory=Lock)
+    _targets: "Remembered[dict[int | None, Target]]" = field(default_factory=lambda: Remembered(REMEMBERED))
 
     @property
     def policy(self) -> RetryPolicy:
@@ -95,7 +116,7 @@ class Clerk:
             queue.renew(conn, [resumed.token], lease=self.terms.lease)
         queue.release_all_of(conn, slave_id, kept, policy=self.policy, why=why)
         recorded = token is not None and resumed is None and builds.recorded(conn, token) is not None
-        return s.Registered(slave_id, resumed, already_recorded=recorded)
+        return s.Registered(slave_id, resumed, already_recorded=recorded, target_id=target_id)
 
     # Claim
 
@@ -164,31 +185,22 @@ class Clerk:
 
     # Verify
 
-    def verify(self, arrived: Arrived, file: m.FileInfo, lease: s.Lease) -> s.Verified | s.Rejected:
-        """Check a whole file and put it into the store."""
+    def check(self, arrived: Arrived, file: m.FileInfo, lease: s.Lease) -> "Checked | s.Rejected":
+        """Look whether a whole file is what it should be; if so, ``keep`` is to follow."""
         try:
             if arrived.sha256.hex() != file.sha256:
-                return s.Rejected(f"{file.filename!r} arrived with another SHA-256 than was announced")
-            verified = self._verified(arrived, file, lease)
-            faults.point("kept")
-            return s.Verified(verified)
-        except WheelError as error:
-            return s.Rejected(str(error), hostile=True)
-        except OSError as error:
-            logger.warning("cannot keep %r: %s", file.filename, error)
-            return s.Rejected(f"the file could not be kept: {error.strerror or error}")
-        finally:
+                raise Differs(f"{file.filename!r} arrived with another SHA-256 than was announced")
+            return self._checked(arrived, file, lease)
+        except BaseException as error:
             arrived.path.unlink(missing_ok=True)
+            return _rejected(error, file.filename)
 
-    def _verified(self, arrived: Arrived, file: m.FileInfo, lease: s.Lease) -> s.VerifiedFile:
-        target = next((t for t in self.transaction(target_rows.every) if t.id == lease.target_id), None)
-        supported = target.supported() if target else frozenset()
+    def _checked(self, arrived: Arrived, file: m.FileInfo, lease: s.Lease) -> "Checked":
+        supported = self._supported(lease.target_id)
         name, content, dependencies = check_content(arrived.path, file, lease, supported)
         faults.point("verified")
-        _sync(arrived.path)
-        metadata_sha256 = self.store.add_bytes(content.metadata)
-        self.store.add(arrived.path, arrived.sha256)
-        return s.VerifiedFile(
+        metadata, metadata_sha256 = self.store.write_part(content.metadata)
+        verified = s.VerifiedFile(
             filename=name.filename,
             size=arrived.size,
             sha256=arrived.sha256,
@@ -197,18 +209,51 @@ class Clerk:
             top_level=content.top_level,
             dependencies=dependencies,
         )
+        return Checked(verified, arrived.path, metadata)
+
+    def keep(self, files: Sequence["Checked"]) -> list[s.Verified | s.Rejected]:
+        """Put files that are right into the store, all as one; one by one if that cannot be done."""
+        try:
+            self.store.add_all([pair for one in files for pair in one.parts])
+        except OSError as error:
+            if len(files) > 1:
+                return [answer for one in files for answer in self.keep([one])]
+            return [_rejected(error, one.verified.filename) for one in files]
+        finally:
+            for one in files:
+                one.discard()
+        faults.point("kept")
+        return [s.Verified(one.verified) for one in files]
+
+    def _supported(self, target_id: int) -> frozenset[Tag]:
+        """The tags that a target accepts, as of a moment ago: asked for with every wheel, changed once a year."""
+        with self._lock:
+            targets = self._targets.get()
+        if targets is None:
+            targets = {target.id: target for target in self.transaction(target_rows.every)}
+            with self._lock:
+                self._targets.set(targets)
+        target = targets.get(target_id)
+        return target.supported() if target else frozenset()
 
     # Record and release
 
     def record(self, result: s.Result) -> s.Recorded:
         """Commit a result, once."""
-        return self.commit([self.prepare(result)])[0]
+        return self.commit(self.prepare([result]))[0]
 
-    def prepare(self, result: s.Result) -> builds.Entry:
-        """Write a result's log; first, so that a build that says it has a log has one."""
-        number = self._next_number()
-        log = clean_log(result.log, self.settings.dispatch.max_log)
-        return builds.Entry(result, number, _write_log(self._log_of(number), log))
+    def prepare(self, results: Sequence[s.Result]) -> list[builds.Entry]:
+        """Write results' logs; first, so that a build that says it has a log has one."""
+        numbers = self._next_numbers(len(results))
+        logs = {
+            self._log_of(number): clean_log(result.log, self.settings.dispatch.max_log)
+            for number, result in zip(numbers, results, strict=True)
+        }
+        written = _write_logs(logs)
+        return [
+            builds.Entry(result, number, self._log_of(number) in written)
+            for number, result in zip(numbers, results, strict=True)
+        ]
 
     def commit(self, entries: Sequence[builds.Entry]) -> list[s.Recorded]:
         """Commit results, once each, in one transaction."""
@@ -238,11 +283,13 @@ class Clerk:
         """Whether the store has, and will have, what the build is to be recorded with."""
         return self.store.keep({digest for file in result.files for digest in (file.sha256, file.metadata_sha256)})
 
-    def _next_number(self) -> int:
+    def _next_numbers(self, count: int) -> list[int]:
         with self._lock:
-            if not self._numbers:
-                self._numbers.extend(reversed(self.transaction(lambda conn: builds.new_ids(conn, NUMBERS))))
-            return self._numbers.pop()
+            if len(self._numbers) < count:
+                more = max(count, NUMBERS)
+                self._numbers.extend(self.transaction(lambda conn: builds.new_ids(conn, more)))
+            taken, self._numbers[:count] = self._numbers[:count], []
+            return taken
 
     def _log_of(self, number: int) -> Path:
         return self.settings.paths.output / log_path(number)
@@ -268,6 +315,39 @@ class Clerk:
                 _nonsense.warning("log", f"cannot remove the log of build {number}: {error.strerror or error}")
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A wheel that is right, and its METADATA, on their way into the store."""
+
+    verified: s.VerifiedFile
+    wheel: Path
+    metadata: Path
+
+    @property
+    def parts(self) -> tuple[tuple[Path, bytes], ...]:
+        """As the store takes them. The wheel comes last, so that none is there without its METADATA."""
+        return (self.metadata, self.verified.metadata_sha256), (self.wheel, self.verified.sha256)
+
+    def discard(self) -> None:
+        """Remove what is not in the store."""
+        for path in (self.wheel, self.metadata):
+            path.unlink(missing_ok=True)
+
+
+class Differs(WheelError):
+    """What arrived is not what was announced: the line's fault perhaps, so it may be sent again."""
+
+
+def _rejected(error: BaseException, filename: str) -> s.Rejected:
+    """What to tell the session of it; raises what is nobody's fault but ours."""
+    if isinstance(error, WheelError):
+        return s.Rejected(str(error), hostile=not isinstance(error, Differs))
+    if not isinstance(error, OSError):
+        raise error
+    logger.warning("cannot keep %r: %s", filename, error)
+    return s.Rejected(f"the file could not be kept: {error.strerror or error}")
+
+
 _nonsense = RateLimited(logger, per=timedelta(minutes=5))
 
 
@@ -290,20 +370,20 @@ def _warn_of_stranger(conn: Connection, hello: m.Hello) -> None:
     _nonsense.warning(f"target {hello.label[:60]}", text)
 
 
-def _write_log(path: Path, log: bytes) -> bool:
-    """Write a build's log; a build is worth recording without one, too."""
-    try:
-        faults.point("logging")
-        write_file(path, gzip.compress(log, mtime=0))
-    except OSError as error:
-        _nonsense.warning("log", f"cannot write build logs, such as {path}: {error.strerror or error}")
-        return False
-    return True
+def _write_logs(logs: Mapping[Path, bytes]) -> set[Path]:
+    """Write builds' logs; those that were written. A build is worth recording without one, too."""
+    packed, failed = {}, {}
+    for path, log in logs.items():
+        try:
+            faults.point("logging")
+        except OSError as error:
+            failed[path] = error
+            continue
+        packed[path] = gzip.compress(log, _LEVEL, mtime=0)
+    failed |= write_files(packed)
+    for path, why in failed.items():
+        _nonsense.warning("log", f"cannot write build logs, such as {path}: {why.strerror or why}")
+    return logs.keys() - failed.keys()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+_LEVEL = 6  #: of gzip; 9 takes three times as long for a hundredth less

@@ -42,7 +42,7 @@ class Put:
 
     number: int
     offset: int
-    data: bytes
+    data: bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)

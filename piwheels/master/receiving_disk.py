@@ -22,6 +22,7 @@ from piwheels.master.store import Store
 
 logger = logging.getLogger(__name__)
 
+STRIDE = 8 * 1024 * 1024  #: bytes that the kernel is told to begin to write at a time
 PIECE = 1024 * 1024  #: bytes read at once when hashing what arrived out of order
 
 
@@ -34,6 +35,7 @@ class ArrivingFile:
     descriptor: int
     hashed: int = 0  #: bytes from the start that are in the hash
     _hash: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    _begun: int = 0  #: bytes from the start whose writing to the disk itself has begun
     _ahead: dict[int, int] = field(default_factory=dict)  #: offset -> end of chunks written but not hashed yet
 
     @classmethod
@@ -48,7 +50,7 @@ class ArrivingFile:
             raise
         return cls(path, size, descriptor)
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write a chunk and hash what is contiguous now. Bytes that are hashed are never written again: what the hash
         is of stays what is on disk, whatever a builder sends twice."""
         if offset < self.hashed:
@@ -67,6 +69,10 @@ class ArrivingFile:
         else:
             self._ahead[offset] = max(end, self._ahead.get(offset, 0))
         self._catch_up()
+        if self.hashed - self._begun >= STRIDE:
+            # Or all of it is written when the file is whole, and its builder waits for that.
+            os.posix_fadvise(self.descriptor, self._begun, self.hashed - self._begun, os.POSIX_FADV_DONTNEED)
+            self._begun = self.hashed
 
     def digest(self) -> bytes:
         """The SHA-256 of the whole file; TransferError while bytes are missing."""
@@ -139,7 +145,7 @@ class DiskThread:
         """Make room for a file."""
         self._work.put(lambda: self._open(number, size, opened, failed))
 
-    def put(self, number: int, offset: int, data: bytes, *, failed: Trouble) -> None:
+    def put(self, number: int, offset: int, data: bytes | memoryview, *, failed: Trouble) -> None:
         """Write a chunk."""
         self._count(len(data))
         self._work.put(lambda: self._put(number, offset, data, failed))
@@ -174,7 +180,7 @@ class DiskThread:
             return
         opened()
 
-    def _put(self, number: int, offset: int, data: bytes, failed: Trouble) -> None:
+    def _put(self, number: int, offset: int, data: bytes | memoryview, failed: Trouble) -> None:
         self._count(-len(data))
         if (file := self._files.get(number)) is None:
             return
@@ -208,3 +214,29 @@ class DiskThread:
     def _count(self, change: int) -> None:
         with self._lock:
             self._waiting += change
+
+
+class Disk:
+    """Several disk threads, each with some of the transfers: hashing takes a core for every few hundred MB/s."""
+
+    def __init__(self, store: Store, *, min_free: int, threads: int = 2) -> None:
+        self._threads = [DiskThread(store, min_free=min_free) for _ in range(threads)]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """As each thread's."""
+        for thread in self._threads:
+            thread.stop(timeout)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes handed over but not written yet, of all."""
+        return sum(thread.waiting for thread in self._threads)
+
+    def of(self, number: int) -> DiskThread:
+        """Who has this transfer."""
+        return self._threads[number % len(self._threads)]

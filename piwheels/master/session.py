@@ -79,6 +79,7 @@ class Registered:
     slave_id: int
     resumed: Lease | None  #: the live lease it asked to resume, if it still holds
     already_recorded: bool = False  #: it asked to resume a build whose result is recorded (the reply had been lost)
+    target_id: int | None = None  #: what the builder serves, if that is enabled
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,7 +385,7 @@ class Session:
         self._built: m.Built | None = None  #: while its files are received
         self._verified: list[VerifiedFile] = []
         self._tries = 0  #: how often the present file has come in vain
-        self._story: deque[str] = deque(maxlen=10)
+        self._story: deque[tuple[str, float]] = deque(maxlen=10)
         self._last: Move | None = None
 
     @property
@@ -395,7 +396,7 @@ class Session:
     @property
     def story(self) -> str:
         """The last events, oldest first, for a log."""
-        return ", ".join(self._story)
+        return ", ".join(f"{name} at {now:.1f}" for name, now in self._story)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take note of an event; return what is to be done, in order."""
@@ -405,7 +406,7 @@ class Session:
         move = _MOVES.get((self.state, type(what)))
         if move is None:
             return self._not_in_table(event)
-        self._story.append(f"{move.name} at {now:.1f}")
+        self._story.append((move.name, now))
         effects: list[Effect] = getattr(self, move.how)(what)
         self._last = move  # only now: a move that raised changed nothing
         return effects

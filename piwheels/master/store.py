@@ -13,7 +13,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from piwheels.errors import UnavailableError
@@ -53,35 +53,59 @@ class Store:
         return self.incoming / f"{name}.part"
 
     def add(self, temporary: Path, sha256: bytes) -> Path:
-        """Put a complete, fsynced file of the store's file system in place. Content that is there already is kept, as
-        others may have linked it; ``temporary`` is gone afterwards either way."""
-        path = self.path(sha256)
+        """As :meth:`add_all`, for one; where it is."""
+        self.add_all([(temporary, sha256)])
+        return self.path(sha256)
+
+    def add_all(self, files: Sequence[tuple[Path, bytes]]) -> None:
+        """Put complete files of the store's file system in place, by content, durably. Content that is there already is
+        kept, as others may have linked it; the temporary files are gone afterwards. After an OSError it may be tried
+        again: what is in place already stays so.
+
+        Many at once, because fsyncs cost what they make the file system's journal write, and that is shared.
+        """
+        files = [(temporary, sha256) for temporary, sha256 in files if temporary.exists() or not self._has(sha256)]
+        for temporary, _ in files:
+            temporary.chmod(0o644)  # web servers read it through the links that publish makes
+        sync_files([temporary for temporary, _ in files])
+        for temporary, sha256 in files:
+            self._put(temporary, self.path(sha256))
+        # Also where the content was there already: whoever put it there a moment ago may not have come so far.
+        for directory in {self.path(sha256).parent for _, sha256 in files}:
+            sync_directory(directory)
+
+    def _has(self, sha256: bytes) -> bool:
+        return self.path(sha256).exists()
+
+    def _put(self, temporary: Path, path: Path) -> None:
         with self._lock:
             if _touch(path):
                 temporary.unlink()
-                return path
+                return
             if not path.parent.is_dir():
                 path.parent.mkdir(exist_ok=True)
                 sync_directory(self.root)
-            temporary.chmod(0o644)  # web servers read it through the links that publish makes
             temporary.rename(path)
-        sync_directory(path.parent)
-        return path
 
     def add_bytes(self, data: bytes) -> bytes:
         """Put a small file in place; its SHA-256."""
-        digest = hashlib.sha256(data).digest()
-        descriptor, name = tempfile.mkstemp(dir=self.incoming, suffix=".part")
-        temporary = Path(name)
+        temporary, digest = self.write_part(data)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
             self.add(temporary, digest)
         finally:
             temporary.unlink(missing_ok=True)
         return digest
+
+    def write_part(self, data: bytes) -> tuple[Path, bytes]:
+        """A temporary file with this content, not synced, and its SHA-256. Whoever asks for it removes it."""
+        descriptor, name = tempfile.mkstemp(dir=self.incoming, suffix=".part")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        return Path(name), hashlib.sha256(data).digest()
 
     def keep(self, hashes: Iterable[bytes]) -> bool:
         """Say that these are about to be referred to, so that no sweep of the next hour takes them; whether all are
@@ -128,6 +152,21 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_files(paths: Iterable[Path]) -> None:
+    """Make the contents of files survive a power cut. The writing of all of them is begun before the first is waited
+    for: so it is one write of the file system's journal and not one each."""
+    descriptors: list[int] = []
+    try:
+        for path in paths:
+            descriptors.append(os.open(path, os.O_RDONLY))
+            os.posix_fadvise(descriptors[-1], 0, 0, os.POSIX_FADV_DONTNEED)  # which begins to write what is dirty
+        for descriptor in descriptors:
+            os.fsync(descriptor)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
 def half_written(path: Path) -> Path:
     """What write_file calls a file that it has not written to the end."""
     return path.with_name(f".{path.name}.tmp")
@@ -136,6 +175,35 @@ def half_written(path: Path) -> Path:
 def write_file(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, durably, making its directories; for others to read. A kill meanwhile leaves
     ``half_written(path)``. Nobody else may be writing the same file."""
+    for error in write_files({path: data}).values():
+        raise error
+
+
+def write_files(files: Mapping[Path, bytes]) -> dict[Path, OSError]:
+    """As :func:`write_file` for each, as one; those that could not be written, and why."""
+    failed: dict[Path, OSError] = {}
+    written = []
+    for path, data in files.items():
+        try:
+            _write(path, data)
+            written.append(path)
+        except OSError as error:
+            failed[path] = error
+    try:
+        sync_files(map(half_written, written))
+        for path in written:
+            half_written(path).rename(path)
+        for directory in {path.parent for path in written}:
+            sync_directory(directory)
+    except OSError as error:  # which of them it was is not known, and it will not be the only one
+        failed |= dict.fromkeys(written, error)
+        for path in written:
+            half_written(path).unlink(missing_ok=True)
+    return failed
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write what is to become a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = half_written(path)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -144,11 +212,9 @@ def write_file(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-    sync_directory(path.parent)
+        raise
 
 
 def _touch(path: Path) -> bool:

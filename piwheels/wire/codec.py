@@ -230,13 +230,14 @@ _SINGLE: dict[type[Any], str] = {m.Idle: "stats", m.Sleep: "paused", m.Send: "fi
 _NAMES: dict[type[Any], tuple[str, Field | None]] = {
     kind: (name, form) for name, (kind, form) in (*SLAVE_MESSAGES.items(), *MASTER_MESSAGES.items())
 }
+_BARE = {name: cbor.dumps(name) for name, form in _NAMES.values() if form is None}
 
 
 def encode(message: m.SlaveMessage | m.MasterMessage) -> bytes:
     """The message's bytes; LocalProtocolError for one that the other side would have to refuse."""
     name, form = _NAMES[type(message)]
     if form is None:
-        return cbor.dumps(name)
+        return _BARE[name]
     single = _SINGLE.get(type(message))
     data = cbor.dumps([name, form.dump(getattr(message, single) if single else message, name)])
     if len(data) > cbor.MAX_MESSAGE:
@@ -286,12 +287,12 @@ def encode_file(message: m.FileMessage) -> list[bytes]:
         case m.Fetch(offset, length):
             return [b"FETCH", b"%d" % offset, b"%d" % length]
         case m.Chunk(offset, data):
-            return [b"CHUNK", b"%d" % offset, data]
+            return [b"CHUNK", b"%d" % offset, bytes(data)]
         case m.FileDone():
             return [b"DONE"]
 
 
-def decode_file_from_slave(frames: Sequence[bytes]) -> m.FileHello | m.Chunk:
+def decode_file_from_slave(frames: Sequence[bytes | memoryview]) -> m.FileHello | m.Chunk:
     """What a slave sent on the file channel (without the identity frame); PeerError if it is none of its messages."""
     match list(frames):
         case [b"HELLO", slave_id]:
@@ -311,12 +312,12 @@ def decode_file_from_master(frames: Sequence[bytes]) -> m.Fetch | m.FileDone:
     raise _not_a_file_message(frames)
 
 
-def _not_a_file_message(frames: Sequence[bytes]) -> PeerError:
-    start = frames[0][:20] if frames else b""
+def _not_a_file_message(frames: Sequence[bytes | memoryview]) -> PeerError:
+    start = bytes(frames[0][:20]) if frames else b""
     return PeerError(f"not a message of the file channel: {len(frames)} frames, the first {start!r}")
 
 
-def _decimal(frame: bytes) -> int:
+def _decimal(frame: bytes | memoryview) -> int:
     if not _DECIMAL.fullmatch(frame):
         raise PeerError(f"not a decimal number: {bytes(frame[:20])!r}")
     return int(frame)

@@ -214,7 +214,7 @@ class Chunk:
     """Slave to master: (part of) a range asked for."""
 
     offset: int
-    data: bytes
+    data: bytes | memoryview  #: a view, where the receiver does not copy it
 
 
 @dataclass(frozen=True, slots=True)

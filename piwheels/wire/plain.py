@@ -7,6 +7,7 @@ operator admits is the address, ``plain 192.0.2.5``. No public key looks like ei
 
 import ipaddress
 import re
+from functools import lru_cache
 
 MOST = 16  #: builders of one address at a time
 
@@ -14,6 +15,7 @@ _ADDRESS = re.compile(r"[0-9A-Za-z:.%_-]{2,60}")  # a scope id, fe80::1%eth0, ma
 _NUMBERED = re.compile(r"(plain \S+) #[0-9]{1,2}")
 
 
+@lru_cache(4096)  # asked for each message
 def address_key(text: str) -> str | None:
     """The name of a network address, however it is spelled; None if the text is no IPv4 or IPv6 address."""
     try:

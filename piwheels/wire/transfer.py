@@ -34,7 +34,7 @@ class Write:
     """Write these bytes there. Never given twice for the same place."""
 
     offset: int
-    data: bytes
+    data: bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)

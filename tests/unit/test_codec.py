@@ -60,6 +60,26 @@ class TestRoundTrip:
             assert codec.decode_file_from_master(codec.encode_file(answer)) == answer
 
 
+class TestUsualMessages:
+    """Those that are told by a pattern pass the scan as well."""
+
+    @few
+    @given(st.from_regex(cbor._USUAL, fullmatch=True))
+    def test_what_the_pattern_takes_the_scan_takes(self, data: bytes) -> None:
+        cbor.scan(data)
+
+    @few
+    @given(samples.slave_messages)
+    def test_it_takes_what_builders_say_most(self, message: m.SlaveMessage) -> None:
+        usual = isinstance(message, m.Idle) or (isinstance(message, m.Busy) and not message.log)
+        assert bool(cbor._USUAL.fullmatch(codec.encode(message))) == usual
+
+    @pytest.mark.parametrize("moment", ["2024-02-29T12:30:15Z", "2024-02-29T12:30:15.250000+00:00"])
+    def test_it_takes_what_old_builders_say(self, moment: str) -> None:
+        data = say("IDLE", replaced(OLD_STATS, 0, cbor2.CBORTag(0, moment)))
+        assert cbor._USUAL.fullmatch(data) and isinstance(codec.decode_from_slave(data), m.Idle)
+
+
 class TestOldPeer:
     """Bytes that a 0.2x slave and its master exchange, written out from docs/protocol.rst."""
 

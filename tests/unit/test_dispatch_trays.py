@@ -9,7 +9,7 @@ import pytest
 from piwheels.master import session as s
 from piwheels.master.dispatch_desk import Builder
 from piwheels.master.dispatch_offers import FRESH, Fit, Offers
-from piwheels.master.dispatch_trays import MOST, STALE, Trays
+from piwheels.master.dispatch_trays import MOST, MOST_OF_ALL, STALE, Trays
 from piwheels.master.needs import ANY, MEMORY_UNIT, TOP, Room
 from piwheels.wire import messages as m
 
@@ -55,8 +55,15 @@ def test_a_tray_holds_what_is_asked_for(trays: Trays) -> None:
     trays.filled(2)
     for _ in range(1000):
         trays.asked(2, 2.0)
-    assert trays.lacking(2, 2.0) == MOST
+    assert trays.lacking(2, 2.0) == 51, "what is asked for in half a second, when that is more"
     trays.filled(2)
+    assert trays.lacking(2, 2.0, waiting=10) == 61
+    trays.filled(2)
+    assert trays.lacking(2, 2.0, waiting=2000) == MOST_OF_ALL
+    trays.filled(2)
+    for _ in range(130):
+        trays.asked(3, 2.0)
+    assert trays.lacking(3, 2.0) == MOST
     assert trays.lacking(2, 60.0) == 0, "that was long ago"
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from piwheels.errors import TransferError, UnavailableError
-from piwheels.master.receiving_disk import ArrivingFile
-from piwheels.master.store import Store, write_file
+from piwheels.master.receiving_disk import Arrived, ArrivingFile, Disk
+from piwheels.master.store import Store, write_file, write_files
 
 
 @pytest.fixture
@@ -125,3 +125,47 @@ def test_a_gap_is_no_whole_file(tmp_path: Path) -> None:
         file.digest()
     file.discard()
     assert not file.path.exists()
+
+
+def test_many_files_as_one(store: Store) -> None:
+    parts = [store.write_part(data) for data in (b"one", b"two", b"one")]
+    store.add_all(parts)
+    assert [store.path(digest).read_bytes() for _, digest in parts] == [b"one", b"two", b"one"]
+    assert list(store.incoming.iterdir()) == []
+    store.add_all(parts)  # as after an error half-way: what is in place stays so
+    lost = store.write_part(b"three")
+    lost[0].unlink()
+    with pytest.raises(FileNotFoundError):
+        store.add_all([lost])
+
+
+def test_files_that_cannot_be_written_do_not_spoil_others(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    good, bad = tmp_path / "logs" / "1", tmp_path / "file" / "2"
+    failed = write_files({good: b"a log", bad: b"another"})
+    assert good.read_bytes() == b"a log" and good.stat().st_mode & 0o777 == 0o644
+    assert failed.keys() == {bad} and sorted(path.name for path in good.parent.iterdir()) == ["1"]
+
+
+def test_transfers_have_a_thread_each_of_their_own(store: Store) -> None:
+    disk = Disk(store, min_free=0)
+    disk.start()
+    arrived: dict[int, Arrived] = {}
+    data = {number: random.Random(number).randbytes(5000) for number in range(5)}
+
+    def failed(why: str) -> None:
+        raise AssertionError(why)
+
+    for number in data:
+        disk.of(number).open(number, 5000, opened=lambda: None, failed=failed)
+    for start in range(0, 5000, 1000):
+        for number, whole in data.items():
+            disk.of(number).put(number, start, memoryview(whole)[start : start + 1000], failed=failed)
+    for number in data:
+        disk.of(number).finish(number, arrived=lambda one, number=number: arrived.update({number: one}), failed=failed)
+    disk.stop(10.0)
+    assert disk.waiting == 0
+    assert {number: one.path.read_bytes() for number, one in arrived.items()} == data
+    assert {number: one.sha256 for number, one in arrived.items()} == {
+        number: hashlib.sha256(whole).digest() for number, whole in data.items()
+    }
