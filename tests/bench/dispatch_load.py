@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What played builders do in a shift of ``bench-dispatch``, and what was counted of it.
 
-``python -m tests.bench.dispatch_load FACTS`` takes commands as JSON, one a line, and answers each with what it came to.
+``python -m tests.bench.dispatch_load`` takes its facts and then commands as JSON, one a line, and answers each with
+what it came to.
 Each shift leaves every builder with its HELLO said and nothing in hand.
 """
 
@@ -10,7 +11,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from tests.bench.dispatch_builders import BUSY, IDLE, SENT, Builder, Office, hello
@@ -281,6 +282,10 @@ def work(office: Office, *, kind: str, count: int, seconds: float, size: int = 0
         for builder in builders:
             builder.ask("BUSY", BUSY)
     shift.wait(lambda: False, "", until=time.perf_counter() + min(seconds / 4, 1.0))  # until it runs evenly
+    if kind in ("failed", "wheel"):
+        shift.wait(
+            lambda: shift.built >= count, "", until=time.perf_counter() + 2 * seconds
+        )  # thousands begin together
     shift.begin()
     shift.wait(lambda: False, "", until=time.perf_counter() + seconds)
     shift.end()
@@ -350,9 +355,9 @@ def deliver(office: Office, *, count: int, each: int, size: int) -> dict[str, An
 SHIFTS: dict[str, Callable[..., dict[str, Any]]] = {"greet": greet, "work": work, "fleet": fleet, "deliver": deliver}
 
 
-def main(argv: Sequence[str]) -> int:
+def main() -> int:
     """Entry point."""
-    office = Office(json.loads(argv[0]))
+    office = Office(json.loads(sys.stdin.readline()))
     print("ready", flush=True)
     for command in office.commands():
         print(json.dumps(SHIFTS[command.pop("do")](office, **command)), flush=True)
@@ -360,4 +365,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -89,9 +89,10 @@ class Load:
 
     def __init__(self, site: Site, facts: dict[str, Any]) -> None:
         self._site = site
-        command = [sys.executable, "-m", "tests.bench.dispatch_load", json.dumps(facts)]
+        command = [sys.executable, "-m", "tests.bench.dispatch_load"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+        self._say(facts)
 
     def __enter__(self) -> "Load":
         if self._read() != "ready\n":
@@ -107,9 +108,7 @@ class Load:
 
     def begin(self, do: str, **facts: Any) -> None:
         """Have them do something."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": do, **facts}) + "\n")
-        self._process.stdin.flush()
+        self._say({"do": do, **facts})
 
     def end(self) -> dict[str, Any]:
         """Wait until it is done."""
@@ -129,6 +128,11 @@ class Load:
             raise RuntimeError(f"builders were told that {told['built']} builds are recorded; {recorded} are")
         took = {name: (one[0], one[1], one[2], one[3]) for name, one in told["took"].items()}
         return Told(**{**told, "took": took})
+
+    def _say(self, facts: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(facts) + "\n")
+        self._process.stdin.flush()
 
     def _read(self) -> str:
         assert self._process.stdout is not None
