@@ -34,6 +34,7 @@ from piwheels.master.store import Store
 from piwheels.pypi.addresses import Addresses
 from piwheels.settings import Settings
 from piwheels.wire import sockets
+from piwheels.wire.gate import Gate
 from piwheels.wire.keys import KeyPair, load_or_make
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def _index_url(settings: Settings) -> str:
 @contextmanager
 def _sockets(
     settings: Settings, keys: KeyPair, admitted: Collection[str], stop: threading.Event
-) -> Iterator[tuple[Any, Any, tuple[Any, Any] | None, sockets.Gate]]:
+) -> Iterator[tuple[Any, Any, tuple[Any, Any] | None, Gate]]:
     """Both sockets, bound, behind a gate; the two without encryption, if the operator wants them."""
     dispatch = settings.dispatch
     if bool(dispatch.plain_builders) != bool(dispatch.plain_files):
@@ -116,7 +117,7 @@ def _sockets(
     context: zmq.Context[Any] = zmq.Context(IO_THREADS)
     context.set(zmq.MAX_SOCKETS, 60_000)
     opened: list[Any] = []
-    gate = sockets.Gate(context, admitted)
+    gate = Gate(context, admitted)
     try:
         gate.start()
         opened.append(_bind(lambda: sockets.builder_router(context, dispatch.builders, keys), stop))

@@ -34,14 +34,15 @@ from piwheels.master.receiving_disk import Arrived, Disk
 from piwheels.vocabulary import FailureReason
 from piwheels.wire import messages as m
 from piwheels.wire.codec import decode_file_from_slave, decode_from_slave, encode, encode_file
+from piwheels.wire.gate import Gate
 from piwheels.wire.keys import short
-from piwheels.wire.sockets import Gate
 
 logger = logging.getLogger(__name__)
 
 TICK = 0.2  #: seconds between two looks at deadlines
 LONG = 4096  #: bytes of a frame that is not copied
 BURST = 200  #: messages taken from one socket before the other has its turn
+MAX_HELLO = 16 * 1024  #: bytes; all its texts at their longest take 12 000
 MAX_UNWRITTEN = 64 * 1024**2  #: bytes of chunks waiting for the disk; above, no more are read from builders
 VERIFIERS = 2
 ROUND = 32  #: wheels that are put into the store as one
@@ -155,6 +156,9 @@ class Loop:
             raise PeerError("is not admitted")
         if len(heard.frames) != 2 or len(heard.frames[0]):
             raise PeerError(f"sent {len(heard.frames)} frames that are not a request")
+        # Reading a large message takes long, and a key may have many connections, but a session or two.
+        if len(heard.frames[1]) > MAX_HELLO and self.desk.at(heard.identity) is None:
+            raise PeerError("has not said hello")
         message = decode_from_slave(heard.frames[1].bytes)
         key, now = heard.who, time.monotonic()
         if heard.plain:

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The sockets of the slave protocol, with every limit and time-out they need, and the gate that admits builders.
+"""The sockets of the slave protocol, with every limit and time-out they need.
 
 Owns what ZeroMQ is told; must not know messages, sessions or the database. The builder's side (``builder_req``,
-``file_dealer``, ``watch``) runs on pyzmq 24 too; the master's (the routers and ``Gate``) may use what newer ones have.
+``file_dealer``, ``watch``) runs on pyzmq 24 too.
 
 The sockets are to be used with ``zmq.NOBLOCK`` behind a poller; a blocking call that slips in ends with ``zmq.Again``
 after ``FORGOTTEN`` milliseconds. Raises SettingsError for a bad address or key, UnavailableError for one in use.
 """
 
-import logging
-from collections.abc import Collection
 from typing import Any
 
 import zmq
@@ -18,13 +16,11 @@ from zmq.utils.monitor import recv_monitor_message
 from piwheels.errors import SettingsError, UnavailableError
 from piwheels.wire.cbor import MAX_MESSAGE
 from piwheels.wire.codec import MAX_CHUNK
+from piwheels.wire.gate import KEYED_DOMAIN, PLAIN_DOMAIN
 from piwheels.wire.keys import KeyPair, is_key
 
 MAX_ANSWER = 256 * 1024  #: bytes; largest message from master to builder
 FORGOTTEN = 5000  #: milliseconds; after which a blocking call that should not be there ends
-ZAP_DOMAIN = "piwheels"
-
-_logger = logging.getLogger(__name__)
 
 #: For every socket. Heartbeats find a peer whose machine or network went away without a word (ZMTP 3.1, PING); both
 #: HANDSHAKE_IVL and CONNECT_TIMEOUT end peers that accept a connection and then say nothing.
@@ -46,7 +42,8 @@ _LISTENING: dict[int, int] = {zmq.ROUTER_MANDATORY: 1, zmq.BACKLOG: 1024}
 
 
 def builder_router(context: "zmq.Context[Any]", address: str, keys: KeyPair | None) -> "zmq.Socket[bytes]":
-    """The master's end of the builder channel. With ``keys``, only builders that a started Gate admits get in."""
+    """The master's end of the builder channel. Only builders that a started ``gate.Gate`` admits get in:
+    with ``keys`` by their own, without by their address."""
     # A builder has one request under way, so four waiting are already too many from one that floods us.
     options: dict[int, int] = {zmq.MAXMSGSIZE: MAX_MESSAGE, zmq.RCVHWM: 4, zmq.SNDHWM: 16, zmq.LINGER: 1000}
     return _listen(context, address, keys, options)
@@ -102,7 +99,7 @@ def unwatch(socket: "zmq.Socket[bytes]", monitor: "zmq.Socket[bytes]", *, linger
 
 
 def peer_key(frame: zmq.Frame) -> str | None:
-    """The public key (Z85) of whoever sent this frame, as the Gate admitted it; None on a plain connection.
+    """The public key (Z85) of whoever sent this frame, as the gate admitted it; None if there is none.
 
     Not to be asked of messages of sockets without keys: there it is the peer's own claim.
     To be asked of a message's last frame: a ROUTER's identity frame says nothing in some versions of libzmq.
@@ -113,51 +110,9 @@ def peer_key(frame: zmq.Frame) -> str | None:
 def peer_address(frame: zmq.Frame) -> str:
     """The network address of whoever sent this frame. It is libzmq that says so; peers cannot.
 
-    (Whereas on a plain connection, where nobody set User-Id before, a peer's own metadata may claim any.)
+    (User-Id, too, where the gate set it; what a peer claims of itself is what is not set before.)
     """
     return _metadata(frame, "Peer-Address")
-
-
-class Gate:
-    """Admits builders by their public key (ZAP, ZeroMQ RFC 27, answered by pyzmq's own authenticator in a thread).
-
-    One for a context, started before the routers listen: they refuse everybody while there is none. A key taken away
-    opens no new connection; the connections it has are for the dispatcher to refuse (each frame carries its key).
-    """
-
-    def __init__(self, context: "zmq.Context[Any]", keys: Collection[str] = ()) -> None:
-        # Imported here because a builder, which has no gate, need not load asyncio.
-        from zmq.auth.thread import ThreadAuthenticator
-
-        self._keys: frozenset[bytes] = frozenset()
-        self._authenticator = ThreadAuthenticator(context, log=_logger.getChild("zap"))
-        self._authenticator.log.setLevel(logging.ERROR)  # a stranger's knock is not worth a line each; refused counts
-        self.refused = 0  #: connections turned away so far
-        self.admit(keys)
-
-    def admit(self, keys: Collection[str]) -> None:
-        """Admit exactly these public keys from now on. May be called at any time, from any thread."""
-        self._keys = frozenset(key.encode("ascii") for key in keys)  # one assignment: the thread sees old or new
-
-    def start(self) -> None:
-        """Begin to answer."""
-        self._authenticator.start()
-        self._authenticator.configure_curve_callback(ZAP_DOMAIN, self)  # pyzmq 24's cannot be configured before
-
-    @property
-    def alive(self) -> bool:
-        """Whether there is somebody to answer; False before start and after stop, or should the thread have died."""
-        return self._authenticator.is_alive()
-
-    def stop(self) -> None:
-        """Stop answering; nobody new gets in after that."""
-        self._authenticator.stop()
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        """Whether this key may come in; called by the authenticator, in its thread."""
-        admitted = key in self._keys
-        self.refused += not admitted
-        return admitted
 
 
 def _metadata(frame: zmq.Frame, name: str) -> str:
@@ -176,9 +131,9 @@ def _listen(
             socket.curve_secretkey = keys.secret.encode("ascii")
             socket.curve_publickey = keys.public.encode("ascii")
             socket.curve_server = True
-            # Without ENFORCE_DOMAIN, libzmq lets everybody in when no handler answers.
-            socket.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN.encode("ascii"))
-            socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        socket.setsockopt(zmq.ZAP_DOMAIN, (PLAIN_DOMAIN if keys is None else KEYED_DOMAIN).encode("ascii"))
+        # Otherwise libzmq lets everybody in when no handler answers.
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         _bind(socket, address)
     except BaseException:
         socket.close(linger=0)

@@ -4,7 +4,7 @@
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -66,6 +66,15 @@ class Old:
         with patience(slave, SHORTLY), pytest.raises(Silence):
             slave.ask(name, data)
         world.wait_for(lambda: self.farm.state["nonsense"] > before, "the message to be counted")
+
+    def turned_away(self, slave: Slave) -> None:
+        """Its connection is refused before it has said anything; such are counted."""
+        before = self.farm.state.get("refused", 0)
+        slave.connect()
+        slave.socket.setsockopt(zmq.SNDTIMEO, 500)  # once it was refused, there is nobody to send to
+        with patience(slave, SHORTLY), pytest.raises((Silence, zmq.Again)):
+            slave.hello()
+        world.wait_for(lambda: self.farm.state.get("refused", 0) > before, "the connection to be counted")
 
 
 @contextmanager
@@ -274,9 +283,23 @@ def test_it_repeats_its_hello_until_it_is_heard(old: Old, monkeypatch: pytest.Mo
 def test_an_address_that_is_not_enrolled_gets_no_answer(old: Old) -> None:
     old.enrol("127.0.0.2")
     stranger, known = old.slave(), old.slave(source="127.0.0.2")
-    old.dropped(stranger, "HELLO", stranger.hello_data())
+    nonsense = old.farm.state["nonsense"]
+    old.turned_away(stranger)
     assert known.hello()[0] == "ACK"
     assert old.row(known).key == "plain 127.0.0.2 #1"
+    assert old.farm.state["nonsense"] == nonsense
+
+
+def test_enrolling_an_address_takes_effect_at_the_gate(old: Old) -> None:
+    slave = old.slave()
+    old.turned_away(slave)
+    number = old.enrol()
+    slave.connect()
+    assert slave.hello()[0] == "ACK"
+    with old.farm.engine.begin() as conn:
+        slave_rows.set_enabled(conn, number, False)
+    old.farm.wait_for_admission()
+    old.turned_away(slave)
 
 
 def test_disabling_an_address_cuts_all_of_it_and_nobody_else(old: Old) -> None:
@@ -330,6 +353,7 @@ def test_only_so_many_from_one_address(old: Old) -> None:
     for slave in crowd[plain.MOST :]:
         old.dropped(slave, "HELLO", slave.hello_data())
     assert old.slave(source="127.0.0.2").hello()[0] == "ACK"
+    world.wait_for(lambda: old.farm.state["builders"] == plain.MOST + 1, "all of them to be counted")
     crowd[4].bye()
     world.wait_for(lambda: old.farm.state["builders"] == plain.MOST, "its leaving")
     late = old.slave()
@@ -337,15 +361,20 @@ def test_only_so_many_from_one_address(old: Old) -> None:
     assert old.row(late).key == "plain 127.0.0.1 #5"
 
 
+def _came(old: Old) -> tuple[int, int]:
+    """A number that grows with what comes from admitted addresses and from others."""
+    return old.farm.state["messages"], old.farm.state["refused"]
+
+
 def at_the_file_channel(old: Old, source: str, *messages: list[bytes]) -> list[list[bytes]]:
     """What the master says to somebody who sends this over the file channel."""
     slave = old.slave(source=source)
     channel = slave.context.socket(zmq.DEALER)
     channel.connect(slave.files)
-    before = old.farm.state["messages"]
+    before = _came(old)
     for frames in messages:
         channel.send_multipart(frames)
-    world.wait_for(lambda: old.farm.state["messages"] >= before + len(messages), "them to arrive")
+    world.wait_for(lambda: _came(old) > before, "them to arrive")
     heard = []
     while channel.poll(200):
         heard.append(channel.recv_multipart())
@@ -423,15 +452,21 @@ def test_metadata_that_a_peer_sends_of_itself_is_not_believed(old: Old) -> None:
     old.enrol("127.0.0.2")
     honest = old.farm.builder()
     slave = old.slave()
-    before = old.farm.state["nonsense"]
+    before = old.farm.state["refused"]
     host, port = old.farm.plain_address[0].removeprefix("tcp://").rsplit(":", 1)
-    with zmtp(host, int(port), {"User-Id": honest.keys.public, "Peer-Address": "127.0.0.2"}) as connection:
-        request = encode("HELLO", slave.hello_data())
-        connection.sendall(b"\x01\x00\x00" + bytes([len(request)]) + request)
-        world.wait_for(lambda: old.farm.state["nonsense"] > before, "it to be refused")
-        assert world.count(old.farm.engine, slaves) == 2
-        old.enrol()
-        connection.sendall(b"\x01\x00\x00" + bytes([len(request)]) + request)
+    claims = {"User-Id": honest.keys.public, "Peer-Address": "127.0.0.2"}
+    request = encode("HELLO", slave.hello_data())
+    said = b"\x01\x00\x00" + bytes([len(request)]) + request
+    with zmtp(host, int(port), claims) as connection:
+        world.wait_for(lambda: old.farm.state["refused"] > before, "it to be refused")
+        with suppress(ConnectionError):
+            connection.sendall(said)
+            while connection.recv(1000):
+                pass
+    assert world.count(old.farm.engine, slaves) == 2
+    old.enrol()
+    with zmtp(host, int(port), claims) as connection:
+        connection.sendall(said)
         world.wait_for(lambda: old.farm.state["builders"], "the same to be admitted for where it comes from")
     world.wait_for(lambda: world.count(old.farm.engine, slaves, slaves.c.key == "plain 127.0.0.1 #1"), "its row")
 

@@ -23,6 +23,7 @@ from piwheels.slave import job
 from piwheels.vocabulary import FailureReason
 from piwheels.wire import codec, keys, sockets
 from piwheels.wire import messages as m
+from piwheels.wire.gate import Gate
 from piwheels.wire.transfer import Complete, Receiver, Write
 from tests.files_server import serve
 from tests.sdists import Sdist, make_sdist
@@ -41,7 +42,7 @@ class Master:
 
     def __init__(self, own: keys.KeyPair, admitted: str, builders: str, files: str) -> None:
         self.context: zmq.Context[Any] = zmq.Context()
-        self.gate = sockets.Gate(self.context, [admitted])
+        self.gate = Gate(self.context, [admitted])
         self.gate.start()
         self.builders = sockets.builder_router(self.context, builders, own)
         self.files = sockets.file_router(self.context, files, own)

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from piwheels.errors import SettingsError, UnavailableError
 from piwheels.wire import keys, sockets
 from piwheels.wire.cbor import MAX_MESSAGE
+from piwheels.wire.gate import Gate
 from piwheels.wire.plain import address_key
 
 pytestmark = pytest.mark.integration
@@ -28,7 +30,7 @@ class Net:
         self.master = keys.make()
         self.context: zmq.Context[Any] = zmq.Context()
         stack.callback(self.context.term)
-        self.gate = sockets.Gate(self.context)
+        self.gate = Gate(self.context)
         self.gate.start()
         stack.callback(self.gate.stop)
         self.router = self.keep(sockets.builder_router(self.context, ANYWHERE, self.master))
@@ -121,12 +123,82 @@ def test_nobody_gets_in_without_a_gate(net: Net) -> None:
     assert not net.gate.alive
 
 
-def test_a_plain_connection_has_no_key(net: Net) -> None:
-    router = net.keep(sockets.builder_router(net.context, ANYWHERE, None))
-    request = net.keep(sockets.builder_req(net.context, address_of(router), server_key=None, keys=None))
-    request.send(b"x")
-    assert router.poll(SOON)
-    assert sockets.peer_key(router.recv_multipart(zmq.NOBLOCK, copy=False)[-1]) is None
+@pytest.fixture
+def plain_router(net: Net) -> Any:
+    return net.keep(sockets.builder_router(net.context, ANYWHERE, None))
+
+
+def plain_builder(net: Net, router: Any, *, source: str = "127.0.0.1") -> Any:
+    """One without encryption, from an address of this machine."""
+    address = address_of(router).replace("tcp://", f"tcp://{source}:0;")
+    return net.keep(sockets.builder_req(net.context, address, server_key=None, keys=None))
+
+
+def test_without_encryption_the_address_decides(net: Net, plain_router: Any) -> None:
+    net.gate.admit(["plain 127.0.0.2", "plain 127.0.0.3 #1"])
+    for stranger in ("127.0.0.1", "127.0.0.3", "127.0.0.22"):
+        knock(plain_builder(net, plain_router, source=stranger), b"let me in")
+    knock(net.builder(keys.make()), b"an address is no key")
+    plain_builder(net, plain_router, source="127.0.0.2").send(b"x")
+    assert plain_router.poll(SOON)
+    sender = plain_router.recv_multipart(zmq.NOBLOCK, copy=False)[-1]
+    assert (sender.bytes, sockets.peer_address(sender)) == (b"x", "127.0.0.2")
+    assert not plain_router.poll(NOT_SOON) and not net.router.poll(0)
+    assert net.gate.refused == 4
+
+
+def test_a_stranger_is_cut_off_in_the_handshake(net: Net, plain_router: Any) -> None:
+    """It does not get as far as to send a message, which might be large."""
+    stranger = plain_builder(net, plain_router)
+    monitor = stranger.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+    assert monitor.poll(SOON)
+    assert recv_monitor_message(monitor)["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    assert not monitor.poll(NOT_SOON)
+    sockets.unwatch(stranger, monitor, linger=0)
+
+
+def test_an_address_is_admitted_and_taken_away_at_run_time(net: Net, plain_router: Any) -> None:
+    knock(plain_builder(net, plain_router), b"early")
+    assert not plain_router.poll(NOT_SOON)
+    net.gate.admit(["plain 127.0.0.1"])
+    plain_builder(net, plain_router).send(b"known")
+    assert plain_router.poll(SOON) and plain_router.recv_multipart(zmq.NOBLOCK)[-1] == b"known"
+    net.gate.admit([])
+    knock(plain_builder(net, plain_router), b"no more")
+    assert not plain_router.poll(NOT_SOON)
+
+
+ZMTP_1, ZMTP_2 = b"\x01\x00" + b"\x02\x00x", b"\xff" + bytes(8) + b"\x7f\x01\x03" + bytes(2) + b"\x01\x00\x00\x01x"
+
+
+@pytest.mark.parametrize("data", [ZMTP_1, ZMTP_2], ids=["1", "2"])
+def test_the_old_protocols_of_zeromq_do_not_lead_past_the_gate(net: Net, plain_router: Any, data: bytes) -> None:
+    """ZMTP 1 and 2 have no handshake in which somebody could be refused, so that they are refused altogether."""
+    net.gate.admit(["plain 127.0.0.1"])
+    port = int(address_of(plain_router).rpartition(":")[2])
+    with closing(plain.create_connection(("127.0.0.1", port), 5)) as raw:
+        raw.sendall(data)
+        assert not plain_router.poll(NOT_SOON)
+
+
+def test_nobody_gets_in_without_a_gate_by_address_either(net: Net, plain_router: Any) -> None:
+    net.gate.admit(["plain 127.0.0.1"])
+    net.gate.stop()
+    knock(plain_builder(net, plain_router), b"open?")
+    assert not plain_router.poll(NOT_SOON)
+
+
+def test_one_gate_for_a_context_which_opens_again(net: Net) -> None:
+    with pytest.raises(UnavailableError, match="gate"):
+        Gate(net.context).start()
+    net.gate.stop()
+    net.gate.stop()
+    pair = keys.make()
+    again = Gate(net.context, [pair.public])
+    again.start()
+    net.stack.callback(again.stop)
+    net.builder(pair).send(b"x")
+    assert net.hear()[-1].bytes == b"x"
 
 
 def test_files_cross(net: Net) -> None:
@@ -191,6 +263,7 @@ def test_addresses_that_cannot_be_used(net: Net) -> None:
 
 
 def test_every_address_of_the_machine(net: Net) -> None:
+    net.gate.admit(["plain 127.0.0.1"])
     router = net.keep(sockets.builder_router(net.context, "tcp://*:*", None))
     port = address_of(router).rpartition(":")[2]
     request = net.keep(sockets.builder_req(net.context, f"tcp://127.0.0.1:{port}", server_key=None, keys=None))
