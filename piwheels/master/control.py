@@ -62,6 +62,7 @@ def bind(context: "zmq.Context[zmq.Socket[bytes]]", kind: int, path: Path) -> "z
     socket.setsockopt(zmq.LINGER, 0)
     # A publisher remembers every subscription, byte by byte; there is one to have, which is empty.
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION if kind == zmq.PUB else commands.MAX_COMMAND)
+    socket.setsockopt(zmq.RCVHWM, 16)  # of each peer; one that asks waits for its answer
     socket.setsockopt(zmq.SNDHWM, 10)  # a monitor that does not read misses snapshots, and costs us nothing
     before = os.umask(0o117)
     try:
@@ -96,7 +97,10 @@ class Control:
                 self._status_due = time.monotonic() + INTERVAL
 
     def _answer_one(self) -> None:
-        frames = self._ask.recv_multipart()
+        try:
+            frames = self._ask.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:  # a REP is readable for what it then throws away: a message without an envelope
+            return
         try:
             if len(frames) != 1:
                 raise PeerError("a command is one frame")

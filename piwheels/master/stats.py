@@ -55,6 +55,7 @@ def run(settings: Settings, context: Context) -> None:
 def _bind(context: zmq.Context[zmq.Socket[bytes]], path: Path) -> zmq.Socket[bytes]:
     socket: zmq.Socket[bytes] = context.socket(zmq.REP)
     socket.setsockopt(zmq.MAXMSGSIZE, batches.LONGEST_MESSAGE)
+    socket.setsockopt(zmq.RCVHWM, 16)  # of each logger; one waits for its answer before it sends on
     socket.setsockopt(zmq.SNDTIMEO, 1000)
     before = os.umask(0o117)  # owner and group only, from the moment that it exists
     try:
@@ -80,7 +81,7 @@ class Stats:
         while not self._context.stop.is_set():
             try:
                 if self._socket.poll(POLL_MILLISECONDS):
-                    self._answer(self._socket.recv_multipart())
+                    self._answer_one()
                 self._write_packages()
                 self._forget_loggers()
             except (
@@ -88,6 +89,13 @@ class Stats:
             ) as error:  # away for long, or we are told to stop; whatever was not answered comes again
                 if not self._context.stop.is_set():
                     log.warning("%s", error)
+
+    def _answer_one(self) -> None:
+        try:
+            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:  # a REP is readable for what it then throws away: a message without an envelope
+            return
+        self._answer(frames)
 
     def _answer(self, frames: list[bytes]) -> None:
         try:
