@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The control role: carries out operators' commands and publishes the farm's status, over two local sockets.
 
-``control`` (REP) takes one command a message (piwheels.master.commands); ``status`` (PUB) sends a snapshot (JSON, no
-topic) about twice a second. Both lie in paths.run and are open to their owner and group alone. The role keeps nothing:
-what an operator wants is in the database, and the roles it concerns are woken.
+``control`` (for REQ) takes one command a message (piwheels.master.commands); ``status`` (PUB) sends a snapshot (JSON,
+no topic) about twice a second. Both lie in paths.run and are open to their owner and group alone. The role keeps
+nothing: what an operator wants is in the database, and the roles it concerns are woken.
 """
 
 import json
@@ -25,7 +25,7 @@ from piwheels.db.builds import RetryPolicy
 from piwheels.db.engine import in_transaction
 from piwheels.db.operator import Running
 from piwheels.errors import DatabaseError, PeerError, UnavailableError
-from piwheels.master import commands, live_logs
+from piwheels.master import commands, envelope, live_logs
 from piwheels.master.commands import Command, Verb
 from piwheels.master.policy import policy_of, retry_policy_of
 from piwheels.master.role import Context
@@ -49,7 +49,7 @@ def run(settings: Settings, context: Context) -> None:
     zmq_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         with only_one(folder / "control.lock", what="the control role"):
-            ask = bind(zmq_context, zmq.REP, folder / "control")
+            ask = bind(zmq_context, zmq.ROUTER, folder / "control")
             tell = bind(zmq_context, zmq.PUB, folder / "status")
             Control(context, ask=ask, tell=tell).loop()
     finally:
@@ -97,17 +97,16 @@ class Control:
                 self._status_due = time.monotonic() + INTERVAL
 
     def _answer_one(self) -> None:
-        try:
-            frames = self._ask.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:  # a REP is readable for what it then throws away: a message without an envelope
+        if (request := envelope.take(self._ask)) is None:
             return
+        asker, frames = request
         try:
             if len(frames) != 1:
                 raise PeerError("a command is one frame")
             reply = self._obey(commands.decode(frames[0]))
         except (PeerError, DatabaseError) as error:
             reply = commands.answer(False, str(error))
-        self._ask.send(reply)
+        envelope.answer(self._ask, asker, reply)
         self._answered += 1
         self._context.report(commands=self._answered)
 

@@ -23,6 +23,7 @@ from piwheels.errors import DatabaseError, PeerError
 from piwheels.logger import batches
 from piwheels.logger.batches import Answer, Batch
 from piwheels.logs import RateLimited
+from piwheels.master import envelope
 from piwheels.master.dump import Dumper
 from piwheels.master.role import Context
 from piwheels.processes import only_one
@@ -53,10 +54,9 @@ def run(settings: Settings, context: Context) -> None:
 
 
 def _bind(context: zmq.Context[zmq.Socket[bytes]], path: Path) -> zmq.Socket[bytes]:
-    socket: zmq.Socket[bytes] = context.socket(zmq.REP)
+    socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.MAXMSGSIZE, batches.LONGEST_MESSAGE)
     socket.setsockopt(zmq.RCVHWM, 16)  # of each logger; one waits for its answer before it sends on
-    socket.setsockopt(zmq.SNDTIMEO, 1000)
     before = os.umask(0o117)  # owner and group only, from the moment that it exists
     try:
         socket.bind(f"ipc://{path}")
@@ -91,35 +91,26 @@ class Stats:
                     log.warning("%s", error)
 
     def _answer_one(self) -> None:
-        try:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:  # a REP is readable for what it then throws away: a message without an envelope
-            return
-        self._answer(frames)
+        if (request := envelope.take(self._socket)) is not None:
+            asker, frames = request
+            envelope.answer(self._socket, asker, batches.encode_answer(self._answer(frames)))
 
-    def _answer(self, frames: list[bytes]) -> None:
+    def _answer(self, frames: list[bytes]) -> Answer:
         try:
-            if len(frames) != 1:  # all of them were read: a REP may not answer before
+            if len(frames) != 1:
                 raise PeerError("a batch that is not one frame")
             batch = batches.decode_batch(frames[0])
         except PeerError as error:
             self._refused += 1
             peers.warning("batch", f"refused from a logger: {error}")
-            self._send(Answer(0, error=f"refused: {error}"))
-            return
+            return Answer(0, error=f"refused: {error}")
         result = in_transaction(self._engine, lambda conn: _count(conn, batch), stop=self._context.stop)
         if not result.repeated:
             self._counted += result.counted
             self._ignored += result.ignored
             self._packages.changed |= result.counted > 0
             self._context.report(counted=self._counted, ignored=self._ignored, refused=self._refused)
-        self._send(Answer(batch.number, counted=result.counted))
-
-    def _send(self, answer: Answer) -> None:
-        try:
-            self._socket.send(batches.encode_answer(answer))
-        except zmq.Again:  # the logger left; it will ask again if it still lives
-            log.debug("nobody waits for the answer to batch %d", answer.number)
+        return Answer(batch.number, counted=result.counted)
 
     def _write_packages(self) -> None:
         now = time.monotonic()

@@ -129,7 +129,7 @@ def questions_of_very_many_frames(ground: Ground) -> None:
 
 @attack()
 def questions_without_an_envelope(ground: Ground) -> None:
-    """A REP says that there is something, throws it away, and waits for the next: nobody is to wait with it."""
+    """libzmq's REP says that there is something, throws it away, and waits for the next: nobody is to wait with it."""
     for name in ASKED:
         channel = ground.peer(name)
         for frames in ([b"x"], [b"x"] * 100, [b"x"]):

@@ -13,18 +13,17 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import zmq
 from sqlalchemy import Engine, func, select
 
 from piwheels.db import slaves, tables
-from piwheels.errors import UnavailableError
 from piwheels.logger.batches import Batch, decode_answer, encode_batch
 from piwheels.master.commands import Command, Verb
 from piwheels.monitor.client import Client
@@ -36,11 +35,8 @@ from tests.integration.builder import Address, Builder, announce
 from tests.old_slave import Outcome as Made
 from tests.old_slave import Slave, Wheel
 
-T = TypeVar("T")
-
 ROLES = ("control", "dispatch", "stats")
 SERVED_WITHIN = 10.0  #: seconds that any one answer to the honest builder may take, after and during an attack
-ASKED_AGAIN = 3.0  #: seconds after which a local request is sent anew
 PATIENCE = 30.0  #: seconds that anything else may take
 MEBI = 1024**2
 
@@ -243,11 +239,9 @@ class Ground:
             time.sleep(0.1)
         raise AssertionError("no job for a 0.2x slave")
 
-    # Noise from a peer that speaks ZMTP 1 can cost libzmq's REP another peer's request, so both of these ask again.
-
     def ask_control(self, *, and_status: bool) -> None:
         """The control role answers; and publishes, which takes it half a second."""
-        answer = _again(self._command)
+        answer = self._command()
         assert answer["ok"], answer
         if and_status:
             with Client(self.run, timeout=SERVED_WITHIN) as client:
@@ -255,16 +249,16 @@ class Ground:
 
     def ask_stats(self) -> None:
         """The stats role answers an honest logger."""
-        assert decode_answer(_again(self._batch)).number == 1
+        assert decode_answer(self._batch()).number == 1
 
     def _command(self) -> dict[str, Any]:
-        with Client(self.run, timeout=ASKED_AGAIN) as client:
+        with Client(self.run, timeout=SERVED_WITHIN) as client:
             return client.command(Command(Verb.STATUS))
 
     def _batch(self) -> bytes:
         with self.context.socket(zmq.REQ) as asking:
             asking.setsockopt(zmq.LINGER, 0)
-            asking.setsockopt(zmq.RCVTIMEO, int(1000 * ASKED_AGAIN))
+            asking.setsockopt(zmq.RCVTIMEO, int(1000 * SERVED_WITHIN))
             asking.connect(f"ipc://{self.run / 'stats'}")
             asking.send(encode_batch(Batch(uuid.uuid4(), 1, ())))
             return bytes(asking.recv())
@@ -389,14 +383,6 @@ def _few_files() -> None:
     """In the master before it begins: the limit that a shell or systemd gives by default."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
-
-
-def _again(ask: Callable[[], T]) -> T:
-    """Ask, and again if there was no answer."""
-    for _ in range(3):
-        with suppress(UnavailableError, zmq.Again):
-            return ask()
-    return ask()
 
 
 def _free_ports(count: int) -> list[int]:
