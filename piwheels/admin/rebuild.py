@@ -5,7 +5,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from sqlalchemy import Connection, Engine
 
 from piwheels.commands import add_common_arguments, run
-from piwheels.db import migrate, pages, roles
+from piwheels.db import migrate, pages, roles, status
 from piwheels.db.engine import in_transaction, make_engine
 from piwheels.errors import ExitCode, SettingsError, UnavailableError
 from piwheels.logs import one_line
@@ -108,25 +108,26 @@ def _mark(engine: Engine, wanted: Sequence[str]) -> tuple[int, Collection[str]]:
 
 
 def _wait(engine: Engine, marked: int, bar: ProgressBar) -> None:
-    """Until no marked page is left but those in trouble."""
+    """Until no marked page is left but those in trouble; others that wait as long are none of ours, but come first."""
     silent = False
+    state = partial(_state, since=_do(engine, status.now))
     while True:
         begun = time.monotonic()
-        left, trouble, alive = _do(engine, _state)
+        left, trouble, alive = _do(engine, state)
         bar.show(max(marked - left, 0), marked, line=f"{max(marked - left, 0)} of {marked} rendered", what="rendering")
         if left <= trouble:
             return
         if not alive and silent:
             raise UnavailableError(
-                f"no publish role runs; {left} pages are marked and will be rendered once piw-master runs"
+                f"no publish role runs; {marked} pages are marked and will be rendered once piw-master runs"
             )
         silent = not alive  # it may be starting
         time.sleep(max(LOOK, SHARE * (time.monotonic() - begun)))
 
 
-def _state(conn: Connection) -> tuple[int, int, bool]:
-    """Background pages that wait; those of them that cannot be rendered for now; whether anybody renders."""
-    return *pages.in_background(conn), roles.any_alive(conn, Role.PUBLISH, within=SILENT)
+def _state(conn: Connection, *, since: datetime) -> tuple[int, int, bool]:
+    """Pages that wait since then or longer; those of them that cannot be rendered for now; whether anybody renders."""
+    return *pages.left_of(conn, since), roles.any_alive(conn, Role.PUBLISH, within=SILENT)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ the work: :func:`lock` is what keeps two workers from writing one page at the sa
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 
 from sqlalchemy import Connection, case, delete, func, literal, null, or_, select, union, update
@@ -225,10 +225,10 @@ def mark_named(conn: Connection, names: Collection[str], reason: str) -> set[str
     return set(names) - known
 
 
-def in_background(conn: Connection) -> tuple[int, int]:
-    """How many pages wait that are rendered when nothing else is to be, and how many of them failed when last tried."""
+def left_of(conn: Connection, moment: datetime) -> tuple[int, int]:
+    """How many pages wait that waited at that moment already, and how many of them failed when last tried."""
     failures = func.count().filter(pages.c.attempts > 0)
-    row = conn.execute(select(func.count(), failures).select_from(pages).where(pages.c.background)).one()
+    row = conn.execute(select(func.count(), failures).select_from(pages).where(pages.c.since <= moment)).one()
     return row[0], row[1]
 
 

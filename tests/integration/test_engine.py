@@ -31,10 +31,10 @@ def until(condition: Callable[[], bool], *, seconds: float = 20) -> None:
 
 
 def end_all_sessions(settings: DatabaseSettings) -> int:
-    """What an administrator, or a restart, does to every session on this database."""
+    """What an administrator, or a restart, does to every session on this database; they are gone when this returns."""
     with psycopg.connect(settings.url, autocommit=True) as conn:
         return conn.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         ).rowcount
 
