@@ -233,7 +233,7 @@ def test_ctrl_c(farm: Farm) -> None:
 
 
 def test_on_a_terminal_there_is_a_bar_with_rate_and_time_left(farm: Farm) -> None:
-    offer(farm, 300)
+    offer(farm, 1500)
     ours, theirs = pty.openpty()
     with farm.process(
         "piwheels.admin.bootstrap", "--all", *farm.flags("upstream.connections=1"), output=theirs
@@ -242,7 +242,7 @@ def test_on_a_terminal_there_is_a_bar_with_rate_and_time_left(farm: Farm) -> Non
         said = b"".join(iter(lambda: _read(ours), b"")).decode()
         assert bootstrap.wait(SECONDS) == ExitCode.OK
     os.close(ours)
-    assert "asking PyPI" in said and "300/300" in said and "left:" in said
+    assert "asking PyPI" in said and "1500/1500" in said and "left:" in said
     assert re.search(r"\d+/s", said)
 
 
