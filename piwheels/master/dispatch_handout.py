@@ -20,7 +20,6 @@ from piwheels.master.needs import Room
 from piwheels.master.session import Claimed, Lease
 
 ROUND = 64  #: assignments in one transaction
-LONGEST_WAIT = 1.0  #: seconds that a builder waits for what is being claimed for all, before it is asked for it alone
 
 Post = Callable[[Callable[[], None]], None]
 Lost = Callable[[str, str], None]  #: (token, why)
@@ -72,7 +71,7 @@ class Handout:
         """Whether ``again`` will be called soon because jobs are just being claimed for all builders of this one's
         target. A hundred that ask at once are served by one statement so, and not by a hundred."""
         target_id = builder.target_id
-        if target_id is None or now - since > LONGEST_WAIT or not self._offers.is_fit(builder, now):
+        if target_id is None or not self._offers.should_wait(builder, since, now):
             return False
         return self._wait(target_id, again)
 

@@ -14,7 +14,8 @@ from piwheels.master.dispatch_trays import Trays
 from piwheels.master.needs import Amounts, Room, room_of
 from piwheels.master.session import Lease
 
-FRESH = 3.0  #: seconds for which what was read holds
+FRESH = 10.0  #: seconds for which what was read holds; it is read every second, less often when there is much to do
+LONGEST_WAIT = 1.0  #: seconds that a builder waits for what is claimed for all while what is there does not fit it
 TOPS = 1.0  #: seconds for which the largest builders are remembered
 
 
@@ -60,6 +61,16 @@ class Offers:
         if builder.target_id is None or builder.slave_id is None or now - self._fit.at > FRESH:
             return False
         return self._fit.targets.get(builder.slave_id) == builder.target_id
+
+    def should_wait(self, builder: Builder, since: float, now: float) -> bool:
+        """Whether a builder that has waited since then should go on waiting for what is being claimed for all.
+
+        However many wait, nobody goes to the database by itself because that takes long: whoever came first is served
+        first, and when more is asked for than the database can give, a statement for each only makes it less. But jobs
+        may be there that all need more than this builder has, and then those for all do not help it."""
+        if builder.target_id is None or not self.is_fit(builder, now):
+            return False
+        return now - since <= LONGEST_WAIT or not self.trays.count(builder.target_id)
 
     def leftover(self, builder: Builder, target_id: int, now: float) -> Lease | None:
         """A job for a builder that may have one, for which the database had none."""

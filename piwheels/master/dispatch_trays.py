@@ -51,6 +51,10 @@ class Trays:
                 return lease
         return None
 
+    def count(self, target_id: int) -> int:
+        """How many jobs of a target are here."""
+        return len(self._tray(target_id).jobs)
+
     def put(self, leases: Iterable[Lease], now: float) -> None:
         """Keep these."""
         for lease in leases:

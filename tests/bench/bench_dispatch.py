@@ -21,8 +21,9 @@ from piwheels.db.engine import in_transaction
 from piwheels.db.pages import mark_all_stale
 from piwheels.vocabulary import PageKind
 from piwheels.wire import keys as wire_keys
+from piwheels.wire.gate import Gate
 from piwheels.wire.plain import MOST, address_key
-from piwheels.wire.sockets import Gate, file_dealer, file_router
+from piwheels.wire.sockets import file_dealer, file_router
 from tests.bench import dispatch_rows
 from tests.bench.dispatch_builders import source
 from tests.bench.dispatch_site import Load, Site, Told, dispatch, is_noted, role

@@ -8,7 +8,7 @@ import pytest
 
 from piwheels.master import session as s
 from piwheels.master.dispatch_desk import Builder
-from piwheels.master.dispatch_offers import FRESH, Fit, Offers
+from piwheels.master.dispatch_offers import FRESH, LONGEST_WAIT, Fit, Offers
 from piwheels.master.dispatch_trays import MOST, MOST_OF_ALL, STALE, Trays
 from piwheels.master.needs import ANY, MEMORY_UNIT, TOP, Room
 from piwheels.wire import messages as m
@@ -90,6 +90,19 @@ def test_who_is_answered_at_once(trays: Trays) -> None:
     assert offers.at_once(large, 1.0) == lease(1, Room(memory=TOP)), "nobody here has more"
     trays.put([lease(3)], 1.0)
     assert offers.update(Fit(2.0, {1: 1, 2: 1}), nudged=True) == [lease(3).token], "the operator wants something"
+
+
+def test_who_waits_for_what_is_claimed_for_all(trays: Trays) -> None:
+    small, large = builder(1, MEMORY_UNIT), builder(2, 4 * MEMORY_UNIT)
+    offers = Offers(lambda: [small, large], build_timeout=timedelta(hours=3))
+    offers.trays = trays
+    assert not offers.should_wait(small, 0.0, 0.0), "nothing is known of it"
+    offers.update(Fit(10.0, {1: 1, 2: 1}), nudged=True)
+    assert offers.should_wait(small, 0.0, 10.0), "others came first, and it is in the queue behind them"
+    trays.put([lease(1, Room(memory=TOP))], 10.0)
+    assert offers.should_wait(small, 10.0 - LONGEST_WAIT, 10.0)
+    assert not offers.should_wait(small, 9.9 - LONGEST_WAIT, 10.0), "what is there needs more than it has"
+    assert trays.take(1, ANY, 10.0) and offers.should_wait(small, 0.0, 10.0)
 
 
 def test_a_new_builder_counts_soon(trays: Trays) -> None:
