@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from piwheels.db import slaves, targets
 from piwheels.db.engine import in_transaction
 from piwheels.master.targets import PRESETS
+from piwheels.versions import sort_key
 from tests.bench.harness import Bench
 from tests.bench.scale_measures import engine_of
 
@@ -36,10 +37,14 @@ def prepare(at: Bench, *, projects: int, keys: Sequence[str]) -> None:
     """Fill an empty database."""
     with engine_of(at) as engine:
         in_transaction(engine, lambda conn: _add(conn, keys))
+    versions = [f"{number}.0" for number in range(1, RELEASES + 1)]
+    # As they really are: a plan of everything beside would cancel the jobs of versions that nobody accepts.
+    keys_of = [sort_key(version) for version in versions]
+    facts = {"projects": projects, "target": TARGET.name, "versions": versions, "sort_keys": keys_of}
     with at.connect() as conn:
         conn.execute("SET session_replication_role = replica")  # the rows are right; no need to look each one up
         for statement in _FILL:
-            conn.execute(statement, {"projects": projects, "releases": RELEASES, "target": TARGET.name})
+            conn.execute(statement, facts)
         conn.execute("VACUUM ANALYZE")
         conn.execute("CHECKPOINT")
 
@@ -56,8 +61,8 @@ _FILL = (
     SELECT name, name FROM (SELECT format('bench%%s', lpad(n::text, 7, '0')) AS name
         FROM generate_series(1, %(projects)s) AS n) AS x""",
     """INSERT INTO releases (project_id, version, sort_key, released)
-    SELECT p.id, n || '.0', decode(lpad(n::text, 4, '0'), 'hex'), '2026-01-01'::timestamptz
-    FROM projects AS p, generate_series(1, %(releases)s) AS n""",
+    SELECT p.id, v.version, v.sort_key, '2026-01-01'::timestamptz
+    FROM projects AS p, unnest(%(versions)s::text[], %(sort_keys)s::bytea[]) AS v(version, sort_key)""",
     """INSERT INTO upstream_files (release_id, filename, kind, size, sha256, url, uploaded)
     SELECT r.id, p.name || '-' || r.version || '.tar.gz', 'sdist', 1000, sha256(r.id::text::bytea),
         'https://files.example.org/' || p.name || '-' || r.version || '.tar.gz', r.released
