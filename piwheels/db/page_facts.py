@@ -107,8 +107,9 @@ def _builds(conn: Connection, project_id: int) -> tuple[BuildFacts, ...]:
 
 def _files(conn: Connection, project_id: int) -> tuple[FileFacts, ...]:
     of_project = (
-        select(files)
+        select(files, targets.c.distribution)
         .join(builds, builds.c.id == files.c.build_id)
+        .join(targets, targets.c.id == builds.c.target_id)
         .join(releases, releases.c.id == builds.c.release_id)
         .where(releases.c.project_id == project_id)
         .order_by(files.c.id)
@@ -130,6 +131,7 @@ def _file(row: Row[tuple[object, ...]], needs: Sequence[tuple[DependencyTool, st
         yanked=row.yanked,
         yanked_reason=row.yanked_reason,
         uploaded=row.uploaded,
+        distribution=row.distribution,
         dependencies=tuple(needs),
     )
 

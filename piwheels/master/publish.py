@@ -14,18 +14,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from operator import attrgetter
-from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 
 from piwheels import faults
-from piwheels.db import page_facts, pages, planning, withdrawal
-from piwheels.db import targets as target_rows
+from piwheels.db import page_facts, pages
 from piwheels.db.engine import Stopped, in_transaction, is_passing
 from piwheels.db.wake import PAGES, Listener
 from piwheels.errors import DatabaseError
+from piwheels.master import placing
 from piwheels.master.policy import policy_of
 from piwheels.master.role import Context
 from piwheels.master.store import Store
@@ -33,10 +31,10 @@ from piwheels.pypi.addresses import Addresses
 from piwheels.settings import Settings
 from piwheels.site import assets, paths, project_json, simple, writer
 from piwheels.site import pages as html
-from piwheels.site.facts import FileFacts, ProjectFacts, SiteFacts
-from piwheels.site.model import ProjectPage, choose_files, fit_name, project_page, rivals
+from piwheels.site.facts import SiteFacts
+from piwheels.site.model import ProjectPage
 from piwheels.site.text import clean
-from piwheels.vocabulary import PageKind, ProjectStatus
+from piwheels.vocabulary import PageKind
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +172,7 @@ class Publisher:
         if facts is None:
             self._remove_project(conn, name)
             return
-        page, refused = self._place_wheels(conn, facts)
+        page, refused = placing.place_wheels(conn, facts, output=self.output, store=self.store, policy=self.policy)
         faults.point("linked")
         self._write_project(page, refused)
         changes_root = pages.note_published(conn, name, files=len(page.wheels))
@@ -182,52 +180,6 @@ class Publisher:
         if changes_root:
             pages.mark_stale(conn, PageKind.ROOT, "", f"{name} {'listed' if page.wheels else 'not listed any more'}")
         pages.mark_stale(conn, PageKind.HOME, "", name)
-
-    def _place_wheels(self, conn: Connection, facts: ProjectFacts) -> tuple[ProjectPage, Collection[str]]:
-        """The project's page, with only such wheels as are in place beside their metadata, and the names of others."""
-        verdicts = planning.verdicts(conn, facts.id, policy=self.policy)
-        targets = target_rows.every(conn)
-        bound = self._bound(facts)
-        unavailable: Collection[str] = ()
-        outgoing: set[str] = set()
-        if facts.status is not ProjectStatus.QUARANTINED:
-            chosen = []
-            for file in choose_files(facts.files, bound).values():
-                if fit_name(file.filename):
-                    chosen.append(file)
-                else:
-                    logger.error("%s: a file cannot be published under the name %r", facts.name, file.filename)
-            outgoing = self._outgoing(conn, facts, chosen)
-            if outgoing:  # listed by the next rendering, once the bytes that have the name now are gone
-                pages.mark_stale(conn, PageKind.PROJECT, facts.name, "withdrawn wheels give up their names")
-            chosen = [file for file in chosen if file.filename not in outgoing]
-            unavailable = link_files(self.output, self.store, facts.name, chosen)
-        page = project_page(facts, verdicts, targets, bound=bound, unavailable=outgoing.union(unavailable))
-        return page, unavailable
-
-    def _outgoing(self, conn: Connection, facts: ProjectFacts, chosen: Collection[FileFacts]) -> set[str]:
-        """Names that are to be listed, and under which the site still has a withdrawn wheel."""
-        there = {(file.filename, file.sha256) for file in facts.files}
-        found = set()
-        for filename, contents in withdrawal.withdrawn_of(conn, facts.id).items():
-            if any(file.filename == filename for file in chosen):
-                published = self.output / paths.wheel_path(facts.name, filename)
-                gone = [sha256 for sha256 in contents if (filename, sha256) not in there]
-                if any(_is_same(self.store.path(sha256), published) for sha256 in gone):
-                    found.add(filename)
-        return found
-
-    def _bound(self, facts: ProjectFacts) -> dict[str, bytes]:
-        """For names under which several contents were built: which of them the site has."""
-        bound = {}
-        for filename, contents in rivals(facts.files).items():
-            if not fit_name(filename):
-                continue
-            published = self.output / paths.wheel_path(facts.name, filename)
-            for sha256 in sorted(contents):
-                if _is_same(self.store.path(sha256), published):
-                    bound[filename] = sha256
-        return bound
 
     def _write_project(self, page: ProjectPage, refused: Collection[str]) -> None:
         listed = simple.is_listed(page)
@@ -248,7 +200,7 @@ class Publisher:
 
     def _sweep(self, page: ProjectPage, refused: Collection[str]) -> None:
         """Remove what no page lists any more, and what a killed writer left."""
-        keep = _with_metadata({wheel.filename for wheel in page.wheels}.union(refused)).union(INDEX_FILES)
+        keep = placing.with_metadata({wheel.filename for wheel in page.wheels}.union(refused)).union(INDEX_FILES)
         removed = writer.remove_files(self.output / paths.simple_dir(page.name), lambda name: name not in keep)
         if removed:
             logger.info("%s: removed %s", page.name, ", ".join(removed[:10]))
@@ -258,7 +210,7 @@ class Publisher:
         bytes keeps its own, here as everywhere, or those would take it the next time."""
         directory = self.output / paths.simple_dir(name)
         if refused:
-            keep = _with_metadata(refused)
+            keep = placing.with_metadata(refused)
             writer.remove_files(directory, INDEX_FILES.__contains__)
             writer.remove_files(directory, lambda name: name not in keep)
         elif not writer.remove_directory(directory, first=INDEX_FILES):
@@ -312,44 +264,9 @@ class Publisher:
             logger.info("pages have a new look: %d projects are rendered again", marked)
 
 
-def link_files(output: Path, store: Store, project: str, files: Collection[FileFacts]) -> set[str]:
-    """Give wheels, then their metadata, their published names; the names that cannot be had, which are not to be
-    listed. All that is new is durable on return."""
-    directory = output / paths.simple_dir(project)
-    if not files:
-        return set()
-    writer.make_directory(directory)
-    lost: set[str] = set()
-    for suffix, content in (("", attrgetter("sha256")), (".metadata", attrgetter("metadata_sha256"))):
-        new = False
-        for file in files:
-            if file.filename in lost:
-                continue
-            try:
-                sha256: bytes = content(file)
-                new |= writer.link_into(store.path(sha256), directory / (file.filename + suffix), sha256)
-            except (writer.NameTakenError, writer.NotInStoreError) as error:
-                logger.error("%s is not listed: %s", file.filename, error)
-                lost.add(file.filename)
-        if new:
-            writer.sync_directory(directory)
-    return lost
-
-
-def _with_metadata(filenames: Collection[str]) -> set[str]:
-    return {name + end for name in filenames for end in ("", ".metadata")}
-
-
 def _is_canonical(name: str) -> bool:
     try:
         paths.check_project(name)
     except ValueError:
         return False
     return True
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False

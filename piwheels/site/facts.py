@@ -36,6 +36,7 @@ class FileFacts:
     yanked: bool
     yanked_reason: str
     uploaded: datetime
+    distribution: str = ""  #: of the target that it was built for; empty: not known
     dependencies: tuple[tuple[DependencyTool, str], ...] = ()
 
 
@@ -125,4 +126,5 @@ class DumpFacts:
     sha256: str  #: of the file, in hex
 
 
-Bound = Mapping[str, bytes]  #: file name → SHA-256 that it is published with
+MAIN = ""  #: the main index's space of names; every other is called after its distribution
+Bound = Mapping[tuple[str, str], bytes]  #: (space, file name) → SHA-256 that the name stands for there

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from piwheels.master.planner import Code, Verdict, wheel_name
 from piwheels.master.targets import Target
 from piwheels.site import paths
-from piwheels.site.facts import Bound, BuildFacts, FileFacts, ProjectFacts, ReleaseFacts
+from piwheels.site.facts import MAIN, Bound, BuildFacts, FileFacts, ProjectFacts, ReleaseFacts
 from piwheels.site.text import clean, clean_lines, listed
 from piwheels.versions import is_prerelease
 from piwheels.vocabulary import DependencyTool, FailureReason, ProjectStatus
@@ -157,7 +157,7 @@ def project_page(
     """Make the model. ``targets``: all of them, oldest first. ``bound``: which bytes names stand for already on the
     site; ``unavailable``: names that cannot be published."""
     builds = {build.id: build for build in facts.builds}
-    listable = {} if facts.status is ProjectStatus.QUARANTINED else choose_files(facts.files, bound or {})
+    listable = {} if facts.status is ProjectStatus.QUARANTINED else choose_files(facts.files, bound or {}, MAIN)
     by_release = defaultdict(list)
     for file in listable.values():
         if file.build_id in builds and file.filename not in unavailable:
@@ -214,8 +214,8 @@ def fit_name(filename: str) -> WheelName | None:
         return None
 
 
-def choose_files(files: Iterable[FileFacts], bound: Bound) -> dict[str, FileFacts]:
-    """For each name the row that is listed under it.
+def choose_files(files: Iterable[FileFacts], bound: Bound, space: str) -> dict[str, FileFacts]:
+    """For each name of a space the row that is listed under it. A distribution's space has that one's own wheels only.
 
     A name stands for one content for ever: for what the site has under it, else for the first that was built, since
     that is what may have been seen. Of several rows with that content (a build repeated, or the same wheel built for
@@ -223,11 +223,13 @@ def choose_files(files: Iterable[FileFacts], bound: Bound) -> dict[str, FileFact
     """
     groups: dict[str, list[FileFacts]] = defaultdict(list)
     for file in sorted(files, key=lambda f: f.id):
-        groups[file.filename].append(file)
+        if space in (MAIN, file.distribution):
+            groups[file.filename].append(file)
     chosen = {}
     for name, rows in groups.items():
         contents = {row.sha256 for row in rows}
-        content = bound[name] if bound.get(name) in contents else rows[0].sha256
+        held = bound.get((space, name))
+        content = held if held in contents else rows[0].sha256
         same = [row for row in rows if row.sha256 == content]
         chosen[name] = max(same, key=lambda row: (not row.yanked, row.id))
     return chosen

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from piwheels.master.planner import Code
 from piwheels.site import paths
-from piwheels.site.facts import ProjectFacts
+from piwheels.site.facts import MAIN, ProjectFacts
 from piwheels.site.model import Status, choose_files, latest_attempts, project_page, reasons
 from piwheels.vocabulary import FailureReason, ProjectStatus
 from tests import site_facts as make
@@ -146,17 +146,25 @@ NAME = "foo_bar-1.0-py3-none-any.whl"
 
 def test_a_name_keeps_its_first_content() -> None:
     first, second = make.file(1, 1, NAME), make.file(2, 2, NAME)
-    assert choose_files([second, first], {})[NAME] == first
-    assert choose_files([first, second], {NAME: second.sha256})[NAME] == second  # as the site has that
-    assert choose_files([first, second], {NAME: b"x" * 32})[NAME] == first
+    assert choose_files([second, first], {}, MAIN)[NAME] == first
+    assert choose_files([first, second], {(MAIN, NAME): second.sha256}, MAIN)[NAME] == second  # as the site has that
+    assert choose_files([first, second], {(MAIN, NAME): b"x" * 32}, MAIN)[NAME] == first
 
 
 def test_of_rows_with_one_content_the_newest_that_is_not_yanked_speaks() -> None:
     first = make.file(1, 1, NAME)
     again = replace(first, id=2, build_id=2)
     yanked = replace(first, id=3, build_id=4, yanked=True)
-    assert choose_files([first, again, yanked], {})[NAME] == again
-    assert choose_files([replace(first, yanked=True), yanked], {})[NAME] == yanked
+    assert choose_files([first, again, yanked], {}, MAIN)[NAME] == again
+    assert choose_files([replace(first, yanked=True), yanked], {}, MAIN)[NAME] == yanked
+
+
+def test_a_distributions_space_has_its_own_wheels_with_bytes_of_their_own() -> None:
+    older = replace(make.file(1, 1, NAME), distribution="bookworm")
+    newer = replace(make.file(2, 2, NAME), distribution="trixie")
+    bound = {(MAIN, NAME): older.sha256, ("bookworm", NAME): older.sha256, ("trixie", NAME): newer.sha256}
+    chosen = {space: choose_files([older, newer], bound, space) for space in (MAIN, "bookworm", "trixie", "sid")}
+    assert chosen == {MAIN: {NAME: older}, "bookworm": {NAME: older}, "trixie": {NAME: newer}, "sid": {}}
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3), st.booleans()), max_size=12), st.data())
@@ -165,12 +173,13 @@ def test_a_name_never_changes_its_content_as_builds_are_added(
 ) -> None:
     """Whatever is built, yanked and published in whatever order: what a name showed once, it shows always."""
     rows = []
-    shown: dict[str, bytes] = {}
+    shown: dict[tuple[str, str], bytes] = {}
     for number, (name, content, yanked) in enumerate(history, 1):
         rows.append(replace(make.file(content, 1, f"foo_bar-{name}-py3-none-any.whl"), id=number, yanked=yanked))
         if not data.draw(st.booleans()):
             continue  # not published between these two
-        chosen = {n: f.sha256 for n, f in choose_files(data.draw(st.permutations(rows)), shown).items()}
+        rows_now = data.draw(st.permutations(rows))
+        chosen = {(MAIN, name): file.sha256 for name, file in choose_files(rows_now, shown, MAIN).items()}
         assert shown.items() <= chosen.items()
         shown = chosen
 
