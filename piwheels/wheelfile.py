@@ -13,6 +13,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from functools import reduce
@@ -49,6 +50,7 @@ _UNREADABLE = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OS
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+!-]*\.whl")
 _PROJECT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._]*[A-Za-z0-9])?")
 _BUILD = re.compile(r"\d[A-Za-z0-9_.]*")
+_DIGITS = re.compile(r"[0-9]+")
 _TAG_PART = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MAYBE_ELF = re.compile(r"(\.so(\.[^/]*)?|/bin/[^/]+|\.data/scripts/[^/]+|(^|/)[^/.]+)$")
@@ -69,6 +71,18 @@ class WheelName:
     abi_tag: str
     platform_tag: str
     tags: frozenset[Tag]
+
+    @property
+    def build_order(self) -> tuple[int, str] | tuple[()]:
+        """What installers sort equal wheels by, the highest first (PEP 427); () without a build number."""
+        digits = _DIGITS.match(self.build)
+        return (int(digits[0]), self.build[digits.end() :]) if digits else ()
+
+    def renamed(self, *, build: str | None = None, platform_tag: str | None = None) -> str:
+        """The file name with another build number or platform tag."""
+        number = self.build if build is None else build
+        parts = (self.package_tag, self.version_tag, *([number] if number else []), self.python_tag, self.abi_tag)
+        return "-".join((*parts, platform_tag or self.platform_tag)) + ".whl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +130,35 @@ def parse_wheel_name(filename: str) -> WheelName:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class OpenWheel:
+    """A wheel's archive, its directory checked."""
+
+    archive: zipfile.ZipFile
+    members: dict[str, zipfile.ZipInfo]  #: its files by name, in the archive's order; directories are left out
+    dist_info: str  #: the name of its .dist-info directory
+
+    def read(self, name: str, *, limit: int) -> bytes:
+        """A member of at most ``limit`` bytes; raises WheelError."""
+        return _read(self.archive, self.members, name, limit=limit)
+
+
 def read_wheel(path: Path) -> WheelContent:
     """Read what a wheel says of itself; raises WheelError for a broken, hostile or incomplete one."""
+    with open_wheel(path) as wheel:
+        return _content(wheel)
+
+
+@contextmanager
+def open_wheel(path: Path) -> Iterator[OpenWheel]:
+    """Open a wheel whose directory is in order. Raises WheelError if it is not, and for whatever zipfile raises over
+    the archive in the body."""
     try:
         with path.open("rb") as file:
             _check_directory(file)
             with zipfile.ZipFile(file) as archive:
-                return _content(archive)
+                members = _members(archive)
+                yield OpenWheel(archive, members, _dist_info(members))
     except WheelError:
         raise
     except _UNREADABLE as error:
@@ -221,11 +257,10 @@ def _check_directory(file: BinaryIO) -> None:
         raise WheelError("the wheel is no plain ZIP archive: something precedes it or is hidden in it")
 
 
-def _content(archive: zipfile.ZipFile) -> WheelContent:
-    members = _members(archive)
-    dist_info = _dist_info(members)
-    metadata = _read(archive, members, f"{dist_info}/METADATA", limit=MAX_METADATA)
-    tags, purelib = _wheel(_read(archive, members, f"{dist_info}/WHEEL", limit=MAX_WHEEL))
+def _content(wheel: OpenWheel) -> WheelContent:
+    members, dist_info = wheel.members, wheel.dist_info
+    metadata = wheel.read(f"{dist_info}/METADATA", limit=MAX_METADATA)
+    tags, purelib = _wheel(wheel.read(f"{dist_info}/WHEEL", limit=MAX_WHEEL))
     _bounded(members, f"{dist_info}/RECORD", limit=MAX_RECORD)
     name, version, requires_python, requires_dist = _metadata(metadata)
     _check_dist_info(dist_info, name=name, version=version)
@@ -238,7 +273,7 @@ def _content(archive: zipfile.ZipFile) -> WheelContent:
         wheel_tags=tags,
         root_is_purelib=purelib,
         top_level=top_level(members),
-        elf_members=tuple(member for member, info in members.items() if _is_elf(archive, info)),
+        elf_members=tuple(member for member, info in members.items() if _is_elf(wheel.archive, info)),
     )
 
 

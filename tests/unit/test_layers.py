@@ -22,6 +22,7 @@ DECISIONS = {
     "checks",
     "logger.agents",
     "logger.lines",
+    "master.arm_elf",
     "master.commands",
     "master.feed_choice",
     "master.feed_verdict",
