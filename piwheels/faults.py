@@ -49,10 +49,12 @@ POINTS: Mapping[str, frozenset[Kind]] = {
     "verified": _DISK,  # a wheel is right, but not in the store yet
     "kept": _PLAIN,  # it is there, and nobody knows
     "logging": _DISK,  # the log of a result is to be written
+    "renamed": _DISK,  # a wheel got a build number, but is not in the store yet
     "recording": _PLAIN,  # it is; the result is not committed
     "recorded": _PLAIN,  # it is; the builder was not told
     # publish
     "linked": _DISK,  # wheels have their names; no page lists them
+    "unlisted": _DISK,  # pages are written; what they list no more is there still
     "published": _DISK,  # pages are written, and still marked stale
     # every process that has a database
     "committing": _LINK | _DISK,  # everything is done but the commit; the disk is PostgreSQL's

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, select
 
-from piwheels.db import direct, needs
+from piwheels.db import direct, names, needs
 from piwheels.db import jobs as rows
 from piwheels.db.arrays import among
 from piwheels.db.build_rows import Attempt, attempt_of, build_row, file_row, need_rows
@@ -63,19 +63,25 @@ class Ending:
     wheels: tuple[VerifiedFile, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A build that is not recorded yet: the name of one of its wheels stands for other bytes (db/names). It is to get
+    another name, and to come again."""
+
+
 def record(
     conn: Connection, result: Result, *, policy: RetryPolicy, build_id: int | None = None, has_log: bool = False
-) -> int | None:
+) -> int | Taken | None:
     """As :func:`record_many`, for one."""
     return record_many(conn, [Entry(result, build_id, has_log)], policy=policy)[0]
 
 
-def record_many(conn: Connection, entries: Sequence[Entry], *, policy: RetryPolicy) -> list[int | None]:
+def record_many(conn: Connection, entries: Sequence[Entry], *, policy: RetryPolicy) -> list[int | Taken | None]:
     """Record what builds came to and let everything follow from it; harmless to repeat.
 
     Returns each build's number: its ``build_id`` if this call (or an earlier one with the same number) recorded it,
-    another if the attempt had been recorded before; None, and nothing changes, if the lease is not live or its job was
-    cancelled.
+    another if the attempt had been recorded before; Taken; or None, and nothing changes, if the lease is not live or
+    its job was cancelled.
     """
     first: dict[UUID, Entry] = {}
     for entry in entries:
@@ -87,8 +93,9 @@ def record_many(conn: Connection, entries: Sequence[Entry], *, policy: RetryPoli
     gone = {job.token for job in over}
     endings = [_ending(held[token], entry) for token, entry in first.items() if token in held and token not in gone]
     abandon_all(conn, over, policy=policy)
-    numbers |= end_all(conn, endings, policy=policy)
-    return [numbers.get(_token(entry)) for entry in entries]
+    taken = _bind(conn, endings)
+    numbers |= end_all(conn, [ending for ending in endings if ending.job.token not in taken], policy=policy)
+    return [Taken() if _token(entry) in taken else numbers.get(_token(entry)) for entry in entries]
 
 
 def end_attempt(conn: Connection, job: LeasedJob, attempt: Attempt, *, policy: RetryPolicy) -> int:
@@ -172,6 +179,17 @@ def _ending(job: LeasedJob, entry: Entry) -> Ending:
     result = entry.result
     wheels = tuple({wheel.filename: wheel for wheel in result.files}.values()) if result.ok else ()
     return Ending(job, attempt_of(result, has_log=entry.has_log), entry.build_id, wheels)
+
+
+def _bind(conn: Connection, endings: Sequence[Ending]) -> set[UUID]:
+    """Bind the names of their wheels; those of which a wheel cannot have its name."""
+    wanted = [(ending.job, wheel) for ending in endings for wheel in ending.wheels]
+    claims = []
+    for job, wheel in wanted:
+        origin = wheel.origin or wheel
+        base = origin.filename if wheel.origin else None
+        claims.append(names.Claim(job.target_id, wheel.filename, wheel.sha256, origin.sha256, base))
+    return {job.token for (job, _), bound in zip(wanted, names.bind(conn, claims), strict=True) if not bound}
 
 
 def _token(entry: Entry) -> UUID:

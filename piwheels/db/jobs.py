@@ -2,7 +2,7 @@
 """Jobs as rows: found by their lease, held, given back, dropped. What that is for, queue and builds know.
 
 Locks are taken in one order, so that transactions that end attempts cannot wait for each other: releases in order of
-id, their jobs, builds, files, pages.
+id, their jobs, names, builds, files, pages.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -11,7 +11,7 @@ from datetime import date, timedelta
 
 from sqlalchemy import Connection, Row, func, select
 
-from piwheels.db import recipes
+from piwheels.db import names, recipes
 from piwheels.db import targets as target_rows
 from piwheels.db.tables import (
     builds,
@@ -38,6 +38,7 @@ def load_project(conn: Connection, name: str, *, today: date) -> ProjectFacts | 
         return None
     aliases = conn.scalars(select(project_names.c.name).where(project_names.c.project_id == project.id))
     month, ever = _downloads(conn, project.id, today=today)
+    wheels = _files(conn, project.id)
     return ProjectFacts(
         id=project.id,
         name=project.name,
@@ -50,9 +51,10 @@ def load_project(conn: Connection, name: str, *, today: date) -> ProjectFacts | 
         aliases=tuple(sorted(aliases)),
         releases=_releases(conn, project.id),
         builds=_builds(conn, project.id),
-        files=_files(conn, project.id),
+        files=wheels,
         downloads_month=month,
         downloads_all=ever,
+        bound=names.of_files(conn, {wheel.filename for wheel in wheels}),
     )
 
 

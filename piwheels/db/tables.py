@@ -305,6 +305,15 @@ withdrawn = Table(
     Column("withdrawn_at", _time, nullable=False, server_default=_now),
 )
 
+names = Table(
+    "names",
+    metadata,
+    Column("filename", Text(collation="C"), primary_key=True),
+    Column("space", Text, primary_key=True),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("made_of", LargeBinary, nullable=False),
+)
+
 pages = Table(
     "pages",
     metadata,

@@ -159,20 +159,6 @@ def withdraw_next(conn: Connection, reach: Reach, *, policy: Policy, after: int 
     return Step(builds=len(rows), wheels=gone, after=ids[-1], finished=len(rows) < limit)
 
 
-def withdrawn_of(conn: Connection, project_id: int) -> dict[str, set[bytes]]:
-    """The withdrawn wheels of a project: name → contents."""
-    query = (
-        select(withdrawn.c.filename, withdrawn.c.sha256)
-        .join(builds, builds.c.id == withdrawn.c.build_id)
-        .join(releases, releases.c.id == builds.c.release_id)
-        .where(releases.c.project_id == project_id)
-    )
-    found: dict[str, set[bytes]] = defaultdict(set)
-    for row in conn.execute(query):
-        found[row.filename].add(bytes(row.sha256))
-    return found
-
-
 _MOVE = text("""
     WITH gone AS (
         DELETE FROM files WHERE build_id = ANY(CAST(:ids AS bigint[])) RETURNING build_id, filename, size, sha256

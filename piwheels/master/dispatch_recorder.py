@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Results on their way into the database: their logs written, then they are committed, each step with whatever else
-has come meanwhile.
+has come meanwhile. One of which a wheel's name stands for other bytes gets a build number beside that, and comes again.
 
-Owns the two threads that do so. While a result is in their hands, its lease is kept alive and its builder's other
+Owns the three threads that do so. While a result is in their hands, its lease is kept alive and its builder's other
 affairs wait; it must not know sessions or sockets.
 """
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
-from piwheels.db.builds import Entry
+from piwheels.db.builds import Entry, Taken
 from piwheels.db.engine import Stopped
 from piwheels.master.dispatch_pool import Group, Strands
 from piwheels.master.dispatch_pulse import Pulse
@@ -32,17 +33,18 @@ class Recorder:
         self._pulse = pulse
         self._work = work
         self._logs = Group(clerk.prepare, most=ROUND, ends=Stopped, name="logs")
+        self._names = Group(clerk.rename, most=1, ends=Stopped, name="names")
         self._group = Group(clerk.commit, most=ROUND, ends=Stopped, name="recorder")
 
     def start(self) -> None:
         """Begin."""
-        self._logs.start()
-        self._group.start()
+        for group in (self._logs, self._names, self._group):
+            group.start()
 
     def stop(self, timeout: float) -> None:
         """Finish what is in hand, and end."""
-        self._logs.stop(timeout)
-        self._group.stop(timeout)
+        for group in (self._logs, self._names, self._group):
+            group.stop(timeout)
 
     def hold(self, result: Result) -> None:
         """From here on the lease is ours."""
@@ -55,17 +57,23 @@ class Recorder:
     def job(self, key: str, result: Result, then: Then) -> Callable[[], object]:
         """What is to be done in the turn of the builder with this key."""
 
-        def recorded(done: Recorded | None) -> None:  # in the recorder's thread
+        def settle(done: Recorded | None) -> None:
             try:
                 self._settle(result, done, then)
             finally:
                 self._work.free(key)
 
-        def prepared(entry: Entry | None) -> None:  # in that of the logs
+        def prepared(entry: Entry | None) -> None:  # in the thread of the logs, or that of names
             if entry is None:
-                recorded(None)
+                settle(None)
             else:
-                self._group.put(entry, recorded)
+                self._group.put(entry, partial(recorded, entry))
+
+        def recorded(entry: Entry, done: Recorded | Taken | None) -> None:  # in the recorder's
+            if isinstance(done, Taken):
+                self._names.put(entry, prepared)
+            else:
+                settle(done)
 
         def job() -> object:
             self._logs.put(result, prepared)

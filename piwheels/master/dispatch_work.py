@@ -9,34 +9,37 @@ import gzip
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Lock
 from typing import Generic, TypeVar
 
-from packaging.tags import Tag
 from sqlalchemy import Connection, Engine
 
 from piwheels import faults
-from piwheels.db import builds, queue, slaves
+from piwheels.db import builds, names, queue, slaves
 from piwheels.db import targets as target_rows
 from piwheels.db.builds import RetryPolicy
 from piwheels.db.claims import Terms
 from piwheels.db.engine import in_transaction
 from piwheels.errors import WheelError
 from piwheels.logs import RateLimited
+from piwheels.master import numbering
 from piwheels.master import session as s
 from piwheels.master.dispatch_logs import clean_log
 from piwheels.master.needs import Room
 from piwheels.master.policy import retry_policy_of
 from piwheels.master.receiving_disk import Arrived
+from piwheels.master.renaming import Change, for_platform, rewrite, with_number
 from piwheels.master.store import Store, half_written, write_files
 from piwheels.master.targets import Target
-from piwheels.master.verify import check_content
+from piwheels.master.twins import platform_of_twin, runs_on_twin
+from piwheels.master.verify import check_content, check_renamed
 from piwheels.settings import Settings
 from piwheels.site.paths import log_path
 from piwheels.vocabulary import FailureReason, SlaveWish
+from piwheels.wheelfile import WheelName, parse_wheel_name
 from piwheels.wire import messages as m
 
 logger = logging.getLogger(__name__)
@@ -196,7 +199,8 @@ class Clerk:
             return _rejected(error, file.filename)
 
     def _checked(self, arrived: Arrived, file: m.FileInfo, lease: s.Lease) -> "Checked":
-        supported = self._supported(lease.target_id)
+        target = self._target(lease.target_id)
+        supported = target.supported() if target else frozenset()
         name, content, dependencies = check_content(arrived.path, file, lease, supported)
         faults.point("verified")
         metadata, metadata_sha256 = self.store.write_part(content.metadata)
@@ -209,7 +213,41 @@ class Clerk:
             top_level=content.top_level,
             dependencies=dependencies,
         )
-        return Checked(verified, arrived.path, metadata)
+        checked = Checked(verified, arrived.path, metadata)
+        try:
+            twin = self._twin(arrived.path, name, verified, target)
+        except BaseException:
+            checked.discard()
+            raise
+        return replace(checked, twin=twin)
+
+    def _twin(
+        self, path: Path, name: WheelName, wheel: s.VerifiedFile, target: Target | None
+    ) -> "tuple[s.VerifiedFile, Path] | None":
+        """The wheel for boards of an older kind, if it runs there."""
+        platform = platform_of_twin(target, name) if target else None
+        if platform is None or not runs_on_twin(path):
+            return None
+        try:
+            return self._rewritten(path, wheel, *for_platform(name, platform))
+        except WheelError as error:
+            logger.info("%s has no twin: %s", name.filename, error)
+            return None
+
+    def _rewritten(
+        self, source: Path, wheel: s.VerifiedFile, filename: str, change: Change
+    ) -> tuple[s.VerifiedFile, Path]:
+        """A wheel under another name, and where it is until the store has it. Raises WheelError, OSError."""
+        with self.store.temporary() as out:
+            path = Path(out.name)
+            try:
+                sha256 = rewrite(source, out, change)
+                out.flush()
+                check_renamed(path, filename)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+            return replace(wheel, filename=filename, size=out.tell(), sha256=sha256), path
 
     def keep(self, files: Sequence["Checked"]) -> list[s.Verified | s.Rejected]:
         """Put files that are right into the store, all as one; one by one if that cannot be done."""
@@ -223,24 +261,26 @@ class Clerk:
             for one in files:
                 one.discard()
         faults.point("kept")
-        return [s.Verified(one.verified) for one in files]
+        return [s.Verified(one.verified, one.twin[0] if one.twin else None) for one in files]
 
-    def _supported(self, target_id: int) -> frozenset[Tag]:
-        """The tags that a target accepts, as of a moment ago: asked for with every wheel, changed once a year."""
+    def _target(self, target_id: int) -> Target | None:
+        """A target as of a moment ago: asked for with every wheel, changed once a year."""
         with self._lock:
             targets = self._targets.get()
         if targets is None:
             targets = {target.id: target for target in self.transaction(target_rows.every)}
             with self._lock:
                 self._targets.set(targets)
-        target = targets.get(target_id)
-        return target.supported() if target else frozenset()
+        return targets.get(target_id)
 
     # Record and release
 
     def record(self, result: s.Result) -> s.Recorded:
         """Commit a result, once."""
-        return self.commit(self.prepare([result]))[0]
+        entries = self.prepare([result])
+        while isinstance(done := self.commit(entries)[0], builds.Taken):
+            entries = self.rename(entries)
+        return done
 
     def prepare(self, results: Sequence[s.Result]) -> list[builds.Entry]:
         """Write results' logs; first, so that a build that says it has a log has one."""
@@ -255,20 +295,20 @@ class Clerk:
             for number, result in zip(numbers, results, strict=True)
         ]
 
-    def commit(self, entries: Sequence[builds.Entry]) -> list[s.Recorded]:
-        """Commit results, once each, in one transaction."""
+    def commit(self, entries: Sequence[builds.Entry]) -> list[s.Recorded | builds.Taken]:
+        """Commit results, once each, in one transaction; but not those of which a wheel's name is taken."""
         faults.point("recording")
         numbers = self.transaction(lambda conn: self._record(conn, entries))
         faults.point("recorded")
         for entry, number in zip(entries, numbers, strict=True):
-            if number == entry.build_id or entry.build_id is None:
+            if isinstance(number, builds.Taken) or number == entry.build_id or entry.build_id is None:
                 continue
             # Only once the transaction has decided: while that is not known, the log may be a recorded build's.
             self._log_of(entry.build_id).unlink(missing_ok=True)
             logger.info("a result of %s %s came too late", entry.result.lease.project, entry.result.lease.version)
-        return [s.Recorded() for _ in entries]
+        return [number if isinstance(number, builds.Taken) else s.Recorded() for number in numbers]
 
-    def _record(self, conn: Connection, entries: Sequence[builds.Entry]) -> list[int | None]:
+    def _record(self, conn: Connection, entries: Sequence[builds.Entry]) -> list[int | builds.Taken | None]:
         lost = [entry for entry in entries if not self._keeps(entry.result)]
         for entry in lost:
             lease = entry.result.lease
@@ -282,6 +322,48 @@ class Clerk:
     def _keeps(self, result: s.Result) -> bool:
         """Whether the store has, and will have, what the build is to be recorded with."""
         return self.store.keep({digest for file in result.files for digest in (file.sha256, file.metadata_sha256)})
+
+    # Rename
+
+    def rename(self, entries: Sequence[builds.Entry]) -> list[builds.Entry]:
+        """The same results, their wheels with build numbers where their names stand for other bytes. Takes long for a
+        long wheel. A result of which a wheel can have no such name is one that failed by its builder's fault."""
+        return [replace(entry, result=self._renamed(entry.result)) for entry in entries]
+
+    def _renamed(self, result: s.Result) -> s.Result:
+        lease = result.lease
+        files = [(parse_wheel_name(file.filename), file) for file in (one.origin or one for one in result.files)]
+        starts = {numbering.start(name) for name, _ in files}
+        taken = self.transaction(lambda conn: names.of_releases(conn, lease.target_id, starts))
+        try:
+            named = [self._named(name, file, taken.get(numbering.start(name), [])) for name, file in files]
+        except (WheelError, OSError) as error:
+            why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+            text = f"a wheel whose name is taken cannot have a build number: {why}"
+            logger.error("%s %s: %s", lease.project, lease.version, text)
+            return replace(result, ok=False, reason=FailureReason.BUILDER, detail=text, files=())
+        return replace(result, files=tuple(named))
+
+    def _named(self, name: WheelName, file: s.VerifiedFile, taken: Sequence[numbering.Bound]) -> s.VerifiedFile:
+        """The wheel under the first name that it may have."""
+        for filename, sha256 in numbering.candidates(name, file.sha256, taken):
+            found = file if filename == file.filename else self._numbered(name, file, filename)
+            if sha256 in (None, found.sha256):
+                if found is not file:
+                    logger.info("%s is a rebuild: it becomes %s", name.filename, filename)
+                return found
+        raise AssertionError("the last candidate stands for nothing yet")
+
+    def _numbered(self, name: WheelName, file: s.VerifiedFile, filename: str) -> s.VerifiedFile:
+        """The wheel under a name with a build number, in the store."""
+        number = parse_wheel_name(filename).build
+        found, path = self._rewritten(self.store.path(file.sha256), file, *with_number(name, number))
+        try:
+            faults.point("renamed")
+            self.store.add(path, found.sha256)
+        finally:
+            path.unlink(missing_ok=True)
+        return replace(found, origin=file)
 
     def _next_numbers(self, count: int) -> list[int]:
         with self._lock:
@@ -322,15 +404,17 @@ class Checked:
     verified: s.VerifiedFile
     wheel: Path
     metadata: Path
+    twin: tuple[s.VerifiedFile, Path] | None = None  #: the same for other machines, and where it is
 
     @property
     def parts(self) -> tuple[tuple[Path, bytes], ...]:
-        """As the store takes them. The wheel comes last, so that none is there without its METADATA."""
-        return (self.metadata, self.verified.metadata_sha256), (self.wheel, self.verified.sha256)
+        """As the store takes them. The wheel comes last, so that none is there without its METADATA and its twin."""
+        twin = ((self.twin[1], self.twin[0].sha256),) if self.twin else ()
+        return (self.metadata, self.verified.metadata_sha256), *twin, (self.wheel, self.verified.sha256)
 
     def discard(self) -> None:
         """Remove what is not in the store."""
-        for path in (self.wheel, self.metadata):
+        for path, _ in self.parts:
             path.unlink(missing_ok=True)
 
 

@@ -200,6 +200,7 @@ class Publisher:
 
     def _sweep(self, page: ProjectPage, refused: Collection[str]) -> None:
         """Remove what no page lists any more, and what a killed writer left."""
+        faults.point("unlisted")
         keep = placing.with_metadata({wheel.filename for wheel in page.wheels}.union(refused)).union(INDEX_FILES)
         removed = writer.remove_files(self.output / paths.simple_dir(page.name), lambda name: name not in keep)
         if removed:
@@ -212,6 +213,7 @@ class Publisher:
         if refused:
             keep = placing.with_metadata(refused)
             writer.remove_files(directory, INDEX_FILES.__contains__)
+            faults.point("unlisted")
             writer.remove_files(directory, lambda name: name not in keep)
         elif not writer.remove_directory(directory, first=INDEX_FILES):
             logger.warning("%s holds something that is not ours; it is left there", directory)

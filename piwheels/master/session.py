@@ -46,6 +46,7 @@ class VerifiedFile:
     requires_python: str | None  #: from METADATA, normalised; None when absent or invalid
     top_level: tuple[str, ...]
     dependencies: tuple[tuple[str, str], ...]  #: (tool, name), bounded and validated
+    origin: "VerifiedFile | None" = None  #: what it was before it got a build number
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class Verified:
     """Answers Verify: the file is right and in the store."""
 
     file: VerifiedFile
+    twin: VerifiedFile | None = None  #: the same for other machines, made here; in the store too
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,7 +385,7 @@ class Session:
         self._limits = limits or Limits()
         self._cancelled = False  #: the lease is gone, and the builder does not know yet
         self._built: m.Built | None = None  #: while its files are received
-        self._verified: list[VerifiedFile] = []
+        self._verified: list[Verified] = []
         self._tries = 0  #: how often the present file has come in vain
         self._story: deque[tuple[str, float]] = deque(maxlen=10)
         self._last: Move | None = None
@@ -549,14 +551,13 @@ class Session:
             raise LocalProtocolError(f"{answer.file.filename!r} was verified, not {self._file.filename!r}")
         if self._cancelled:
             return self._done()
-        self._verified.append(answer.file)
+        self._verified.append(answer)
         self._tries = 0
         built = self._announced
         if len(self._verified) < len(built.files):
             return self._expect()
-        return self._record(
-            Result(self._held, True, None, "", built.duration, built.log, tuple(self._verified), built.report)
-        )
+        files = [file for one in self._verified for file in (one.file, one.twin) if file is not None]
+        return self._record(Result(self._held, True, None, "", built.duration, built.log, tuple(files), built.report))
 
     def _rejected(self, answer: Rejected) -> list[Effect]:
         stop = StopReceiving(self._id)

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from piwheels.errors import UnavailableError
 
@@ -106,6 +107,11 @@ class Store:
             Path(name).unlink(missing_ok=True)
             raise
         return Path(name), hashlib.sha256(data).digest()
+
+    def temporary(self) -> BinaryIO:
+        """An empty temporary file to write, on the store's file system; its name is its path. Whoever asks for it
+        removes it."""
+        return cast(BinaryIO, tempfile.NamedTemporaryFile(dir=self.incoming, suffix=".part", delete=False))
 
     def keep(self, hashes: Iterable[bytes]) -> bool:
         """Say that these are about to be referred to, so that no sweep of the next hour takes them; whether all are

@@ -7,7 +7,7 @@ by packaging.tags and never by comparing strings. It must not know the queue or 
 On platforms of 32-bit Raspberry Pis: pip on an ARMv7 board accepts ``linux_armv7l`` and armhf manylinux tags. Under a
 64-bit kernel a 32-bit Python calls itself ``armv8l`` and accepts ``linux_armv8l`` as well; a wheel so tagged would not
 install on an ARMv7 board, so the armhf targets leave it out. A Pi Zero or 1 accepts ``linux_armv6l`` and nothing else,
-and no other board accepts that, so it is no alias either: its wheels are a twin that is listed beside (web-output).
+and no other board accepts that, so it is no alias either: its wheels are a twin that is made beside (master/twins).
 """
 
 import os

@@ -15,7 +15,7 @@ from piwheels.master.arm_elf import MAGIC, runs_on_armv6
 from piwheels.master.targets import Target
 from piwheels.wheelfile import OpenWheel, WheelName, open_wheel
 
-MAX_ELF = 2 * 1024**3  #: unpacked bytes of all ELF files that are looked at: half a minute's work
+MAX_ELF = 1024**3  #: unpacked bytes of all ELF files that are looked at: some ten seconds' work
 
 #: The tag of a target's wheels, and that of their twins.
 PLATFORMS: Mapping[str, str] = {"linux_armv7l": "linux_armv6l"}

@@ -14,7 +14,7 @@ from piwheels.errors import WheelError
 from piwheels.master.session import Lease
 from piwheels.site.paths import check_wheel as check_published_name
 from piwheels.vocabulary import DependencyTool
-from piwheels.wheelfile import WheelContent, WheelName, check_wheel
+from piwheels.wheelfile import WheelContent, WheelName, check_wheel, parse_wheel_name
 from piwheels.wire.messages import FileInfo
 
 MAX_DEPENDENCIES = 2000  #: of one wheel
@@ -40,6 +40,15 @@ def check_content(
             f"{name.filename!r} is tagged {tags}, which nothing on target {lease.order.target} can install"
         )
     return name, content, dependencies(file)
+
+
+def check_renamed(path: Path, filename: str) -> None:
+    """Check a wheel that was given another name; raises WheelError if it cannot have that."""
+    try:
+        name = parse_wheel_name(check_published_name(filename))
+    except ValueError as error:
+        raise WheelError(str(error)) from error
+    check_wheel(path, project=name.project, version=str(name.version), filename=filename)
 
 
 def dependencies(file: FileInfo) -> tuple[tuple[str, str], ...]:

@@ -5,7 +5,7 @@ db/page_facts.py reads them; piwheels.site.model makes pages of them. Text is as
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from piwheels.vocabulary import DependencyTool, FailureReason, ProjectStatus
@@ -87,6 +87,7 @@ class ProjectFacts:
     files: tuple[FileFacts, ...]  #: by id
     downloads_month: int
     downloads_all: int
+    bound: "Bound" = field(default_factory=dict)  #: what the files' names stand for
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ builder's hands read the same.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import PurePosixPath
@@ -151,16 +151,17 @@ def project_page(
     verdicts: Verdicts,
     targets: Sequence[Target],
     *,
-    bound: Bound | None = None,
     unavailable: Collection[str] = (),
+    space: str = MAIN,
 ) -> ProjectPage:
-    """Make the model. ``targets``: all of them, oldest first. ``bound``: which bytes names stand for already on the
-    site; ``unavailable``: names that cannot be published."""
+    """Make the model, with the wheels of one space of names. ``targets``: all of them, oldest first. ``unavailable``:
+    names that cannot be published."""
     builds = {build.id: build for build in facts.builds}
-    listable = {} if facts.status is ProjectStatus.QUARANTINED else choose_files(facts.files, bound or {}, MAIN)
+    quarantined = facts.status is ProjectStatus.QUARANTINED
+    listable = {} if quarantined else choose_files(facts.files, facts.bound, space)
     by_release = defaultdict(list)
-    for file in listable.values():
-        if file.build_id in builds and file.filename not in unavailable:
+    for file in replaced([file for file in listable.values() if file.filename not in unavailable]):
+        if file.build_id in builds:
             by_release[builds[file.build_id].release_id].append(file)
     columns = _columns(facts, targets)
     attempts = latest_attempts(facts.builds)
@@ -217,9 +218,9 @@ def fit_name(filename: str) -> WheelName | None:
 def choose_files(files: Iterable[FileFacts], bound: Bound, space: str) -> dict[str, FileFacts]:
     """For each name of a space the row that is listed under it. A distribution's space has that one's own wheels only.
 
-    A name stands for one content for ever: for what the site has under it, else for the first that was built, since
-    that is what may have been seen. Of several rows with that content (a build repeated, or the same wheel built for
-    two targets) the newest that is not yanked speaks for it. Rows with other content stay unlisted.
+    A name stands for the content that it is bound to; rows with other content are not listed under it. Of several rows
+    with that content (a build repeated, or the same wheel built for two targets) the newest that is not yanked speaks
+    for it. A name that nobody bound is the first row's.
     """
     groups: dict[str, list[FileFacts]] = defaultdict(list)
     for file in sorted(files, key=lambda f: f.id):
@@ -227,20 +228,35 @@ def choose_files(files: Iterable[FileFacts], bound: Bound, space: str) -> dict[s
             groups[file.filename].append(file)
     chosen = {}
     for name, rows in groups.items():
-        contents = {row.sha256 for row in rows}
-        held = bound.get((space, name))
-        content = held if held in contents else rows[0].sha256
+        content = bound.get((space, name))
+        if content is None:  # bound elsewhere only, it is of a distribution that may not have it here
+            content = next((row.sha256 for row in rows if (row.distribution, name) not in bound), None)
         same = [row for row in rows if row.sha256 == content]
-        chosen[name] = max(same, key=lambda row: (not row.yanked, row.id))
+        if same:
+            chosen[name] = max(same, key=lambda row: (not row.yanked, row.id))
     return chosen
 
 
-def rivals(files: Iterable[FileFacts]) -> dict[str, set[bytes]]:
-    """Names under which there is more than one content."""
-    contents: dict[str, set[bytes]] = defaultdict(set)
+def replaced(files: Iterable[FileFacts]) -> list[FileFacts]:
+    """The files of one space; yanked, those of which there is a newer build. Installers prefer the higher build number
+    (PEP 427) and would do without this; people who look at the page, and tools that compare names only, would not."""
+    groups: dict[Hashable, list[FileFacts]] = defaultdict(list)
     for file in files:
-        contents[file.filename].add(file.sha256)
-    return {name: several for name, several in contents.items() if len(several) > 1}
+        name = fit_name(file.filename)
+        groups[(name.version, name.tags, file.distribution) if name else file.id].append(file)
+    return [one for group in groups.values() for one in (group if len(group) == 1 else _all_but_newest_yanked(group))]
+
+
+def _all_but_newest_yanked(files: Sequence[FileFacts]) -> Iterator[FileFacts]:
+    def order(file: FileFacts) -> tuple[object, ...]:
+        name = fit_name(file.filename)
+        return (not file.yanked, name.build_order if name else (), file.id)
+
+    newest = max(files, key=order)
+    name = fit_name(newest.filename)
+    reason = f"replaced by build {name.build}" if name and name.build else "replaced by a newer build"
+    for file in files:
+        yield file if file is newest or file.yanked else replace(file, yanked=True, yanked_reason=reason)
 
 
 def _wheels(

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from piwheels import faults
 from piwheels.errors import PiwheelsError
 
 GZIP_FROM = 4096  #: bytes; below, what compression saves is less than a packet
@@ -171,6 +172,8 @@ def remove_directory(directory: Path, *, first: Iterable[str] = ()) -> bool:
         return True
     leading = frozenset(first)
     remove_files(directory, leading.__contains__)
+    if leading:
+        faults.point("unlisted")
     directories = {entry.name for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)}
     remove_files(directory, lambda name: name not in directories)
     if directories:

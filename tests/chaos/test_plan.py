@@ -25,7 +25,8 @@ def test_processes_get_what_can_happen_to_them_and_one_end_at_most(kind: str) ->
 
 
 def test_every_point_is_passed_by_somebody() -> None:
-    assert {point for passed in PASSED.values() for point in passed} == set(POINTS)
+    never = {"renamed", "unlisted"}  # a storm builds everything once and removes nothing
+    assert {point for passed in PASSED.values() for point in passed} == set(POINTS) - never
 
 
 def test_every_blow_falls() -> None:

@@ -137,7 +137,10 @@ class Builder:
 
 def announce(filename: str, data: bytes, **values: Any) -> m.FileInfo:
     """A wheel as a builder announces it."""
-    parts = [*filename.removesuffix(".whl").split("-"), "", "", "", "", ""][:5]
+    parts = filename.removesuffix(".whl").split("-")
+    if len(parts) == 6:
+        del parts[2]  # the build number, which is announced in the name alone
+    parts = [*parts, "", "", "", "", ""][:5]
     facts: dict[str, Any] = {
         "size": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),

@@ -20,6 +20,7 @@ from piwheels.master.targets import Target
 from piwheels.vocabulary import FailureReason, Priority, UpstreamKind
 from piwheels.wire.keys import KeyPair, make
 from piwheels.wire.messages import BuildReport
+from tests.elf import DEBIAN, elf
 
 TERMS = Terms(lease=timedelta(minutes=10), build_timeout=timedelta(hours=1), memory_limit=0)
 POLICY = RetryPolicy(strikes=3, retry_after=timedelta(seconds=60))
@@ -115,13 +116,16 @@ def wheel_bytes(
     inside: str | None = None,
     padding: int = 0,
 ) -> bytes:
-    """A wheel; ``inside``: the project that its METADATA claims; ``padding``: incompressible bytes to make it long."""
+    """A wheel, for an ARM board one with code that needs ARMv7; ``inside``: the project that its METADATA claims;
+    ``padding``: incompressible bytes to make it long."""
     name = inside or project
     dist_info = f"{name}-{version}.dist-info"
     block = b"".join(hashlib.sha256(b"%d" % n).digest() for n in range((padding + 31) // 32))[:padding]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(f"{project}/__init__.py", "x = 1\n")
+        if tag.endswith("armv7l"):
+            archive.writestr(f"{project}/native.so", elf(DEBIAN))
         if block:
             archive.writestr(f"{project}/data.bin", block)
         archive.writestr(

@@ -235,6 +235,26 @@ def test_two_files_of_one_build(farm: Farm) -> None:
     assert world.count(farm.engine, files) == 2 and world.count(farm.engine, builds) == 1
 
 
+def test_a_rebuild_is_recorded_under_a_build_number(farm: Farm) -> None:
+    """The builder, which may be of any age, hears nothing of it."""
+    builder, build = at_work(farm)
+    for number in (0, 1, 2):
+        if number:
+            with farm.engine.begin() as conn:
+                release = conn.execute(select(builds.c.release_id).limit(1)).scalar_one()
+                conn.execute(builds.update().values(superseded=True))
+                world.add_job(conn, release, farm.target_id)
+            build = builder.job()
+        data = world.wheel_bytes(padding=1000 + number)
+        assert builder.built(build, announce(WHEEL, data)) == m.Send(WHEEL)
+        builder.deliver(data)
+        assert builder.ask(m.Sent()) == m.Done()
+    with farm.engine.begin() as conn:
+        made = conn.execute(select(files.c.filename).order_by(files.c.id)).scalars().all()
+    assert made == [WHEEL, "spidev-3.6-1-cp311-cp311-linux_armv7l.whl", "spidev-3.6-2-cp311-cp311-linux_armv7l.whl"]
+    assert world.count(farm.engine, jobs) == 0 and world.count(farm.engine, builds) == 3
+
+
 def test_a_file_that_arrives_wrong_is_asked_for_again(farm: Farm) -> None:
     builder, build = at_work(farm)
     data = world.wheel_bytes(padding=600_000)

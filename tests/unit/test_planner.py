@@ -60,6 +60,16 @@ def test_a_native_probe_fans_out() -> None:
     assert queued(built) == ["bookworm-arm64", "trixie-armhf", "trixie-arm64"]
 
 
+def test_a_rebuild_serves_as_the_build_before_it_and_a_twin_nobody_here() -> None:
+    first, second = wheel("cp311-cp311-linux_armv7l"), wheel("cp311-cp311-linux_armv7l", build="-1")
+    twin = wheel("cp311-cp311-linux_armv6l")
+    built = replace(FACTS, attempts=(Attempt(1, *SUCCESS),))
+    for names in ((first, twin), (second,), (first, second, twin)):
+        release = replace(built, wheels=tuple(OwnWheel(name, 1) for name in names))
+        (verdict,) = plan(release, (ARMHF,), Policy()).verdicts
+        assert verdict.code is Code.BUILT and set(verdict.wheels) == set(names) - {twin}
+
+
 def test_an_abi3_wheel_of_ours_stays_in_its_distribution() -> None:
     built = replace(FACTS, wheels=(OwnWheel(wheel("cp39-abi3-linux_armv7l"), 1),), attempts=(Attempt(1, *SUCCESS),))
     assert codes(built, (ARMHF, SIBLING, TRIXIE)) == {

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from piwheels.master.planner import Code
 from piwheels.site import paths
-from piwheels.site.facts import MAIN, ProjectFacts
-from piwheels.site.model import Status, choose_files, latest_attempts, project_page, reasons
+from piwheels.site.facts import MAIN, FileFacts, ProjectFacts
+from piwheels.site.model import Status, choose_files, latest_attempts, project_page, reasons, replaced
 from piwheels.vocabulary import FailureReason, ProjectStatus
 from tests import site_facts as make
 from tests.site_facts import ARM64, ARMHF, LATEST, NEWER, TARGETS
@@ -147,8 +147,8 @@ NAME = "foo_bar-1.0-py3-none-any.whl"
 def test_a_name_keeps_its_first_content() -> None:
     first, second = make.file(1, 1, NAME), make.file(2, 2, NAME)
     assert choose_files([second, first], {}, MAIN)[NAME] == first
-    assert choose_files([first, second], {(MAIN, NAME): second.sha256}, MAIN)[NAME] == second  # as the site has that
-    assert choose_files([first, second], {(MAIN, NAME): b"x" * 32}, MAIN)[NAME] == first
+    assert choose_files([first, second], {(MAIN, NAME): second.sha256}, MAIN)[NAME] == second  # it is bound
+    assert choose_files([first, second], {(MAIN, NAME): b"x" * 32}, MAIN) == {}  # what it was is gone
 
 
 def test_of_rows_with_one_content_the_newest_that_is_not_yanked_speaks() -> None:
@@ -165,6 +165,34 @@ def test_a_distributions_space_has_its_own_wheels_with_bytes_of_their_own() -> N
     bound = {(MAIN, NAME): older.sha256, ("bookworm", NAME): older.sha256, ("trixie", NAME): newer.sha256}
     chosen = {space: choose_files([older, newer], bound, space) for space in (MAIN, "bookworm", "trixie", "sid")}
     assert chosen == {MAIN: {NAME: older}, "bookworm": {NAME: older}, "trixie": {NAME: newer}, "sid": {}}
+
+
+def test_a_number_that_is_bound_elsewhere_only_is_not_listed() -> None:
+    name = "foo_bar-1.0-1-cp311-abi3-linux_armv7l.whl"
+    newer = replace(make.file(1, 1, name), distribution="trixie")
+    bound = {("trixie", name): newer.sha256}
+    assert choose_files([newer], bound, MAIN) == {}
+    assert choose_files([newer], bound, "trixie") == {name: newer}
+
+
+def test_of_several_builds_of_a_wheel_all_but_the_newest_are_yanked() -> None:
+    def built(number: int, build: str, tag: str = "cp311-cp311-linux_armv7l", **values: object) -> FileFacts:
+        return make.file(number, 1, f"foo_bar-1.0{build}-{tag}.whl", distribution="bookworm", **values)
+
+    def reasons_of(*files: FileFacts) -> dict[str, str]:
+        return {file.filename[11:].partition("-cp")[0]: file.yanked_reason for file in replaced(files) if file.yanked}
+
+    plain, second, tenth = built(3, ""), built(1, "-2"), built(2, "-10")
+    assert reasons_of(plain) == {}
+    assert reasons_of(plain, second) == {"": "replaced by build 2"}
+    assert reasons_of(plain, tenth, second) == {"": "replaced by build 10", "-2": "replaced by build 10"}
+    yanked = replace(tenth, yanked=True, yanked_reason="it bites")
+    assert reasons_of(plain, second, yanked) == {"": "replaced by build 2", "-10": "it bites"}
+    assert reasons_of(plain, built(4, "-1", "cp311-cp311-linux_aarch64")) == {}
+    assert reasons_of(plain, replace(second, distribution="trixie")) == {}
+    assert len(replaced([plain, replace(second, filename="x" * 300)])) == 2
+    respelled = replace(built(9, ""), filename=plain.filename.replace("foo_bar", "Foo_Bar"))
+    assert [file.yanked_reason for file in replaced([respelled, plain])] == ["", "replaced by a newer build"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3), st.booleans()), max_size=12), st.data())
