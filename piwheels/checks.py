@@ -41,6 +41,17 @@ def one_of(*words: str) -> Callable[[str], str | None]:
     return lambda value: None if value in words else f"must be one of: {', '.join(words)}"
 
 
+def links(value: tuple[str, ...]) -> str | None:
+    """Links of the form NAME=URL."""
+    for link in value:
+        name, equals, url = link.partition("=")
+        if not equals or not 0 < len(name.strip()) <= 60 or not name.isprintable():
+            return "must be of the form NAME=URL each, with a name of up to 60 characters"
+        if not url.startswith("mailto:") and (wrong := web_address(slash=True)(url)):
+            return f"has a link, {name.strip()}, that {wrong}"
+    return None if len(value) <= 12 else "has more than 12 links"
+
+
 def address(value: str) -> str | None:
     """A ZeroMQ TCP address, e.g. tcp://*:5555 or tcp://farm.example.org:5555."""
     match = _ADDRESS.fullmatch(value)

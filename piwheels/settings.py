@@ -20,6 +20,7 @@ from piwheels.checks import (
     at_least,
     between,
     database_url,
+    links,
     natural,
     one_of,
     positive,
@@ -47,6 +48,12 @@ class FarmSettings:
     )
     contact: str = setting(
         "", "Mail address or URL of the operator; sent to PyPI in the User-Agent and shown on pages."
+    )
+    links: tuple[str, ...] = setting(
+        [],
+        "Links in every page's footer, as NAME=URL each, such as Source=https://www.example.org/source; a name with "
+        "spaces needs a TOML list.",
+        links,
     )
 
 
@@ -182,6 +189,11 @@ class PublishSettings:
     """The site."""
 
     workers: int = setting(1, "Publishing processes.", between(1, 64))
+    overrides: Path | None = setting(
+        None,
+        "Directory of the operator's own templates (in templates/) and styles (in static/), which win over those that "
+        "come with piwheels; read when the master starts. Empty: none.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,10 @@ class PageKind(StrEnum):
     PROJECT = "project"  #: everything of one project: index pages, project page, JSON; key: its canonical name
     ROOT = "root"  #: /simple/; key: empty
     HOME = "home"  #: /; key: empty
+    SEARCH = "search"  #: what the search page looks names up in; key: empty
+    STATS = "stats"  #: /stats/; key: empty
+    STATUS = "status"  #: /status/; key: empty
+    SITEMAP = "sitemap"  #: /sitemap.xml and the parts it lists; key: empty
 
 
 class WatchState(StrEnum):

@@ -7,13 +7,33 @@ from datetime import UTC, datetime, timedelta
 
 from piwheels.master.planner import Code, Verdict
 from piwheels.master.targets import PRESETS, Target
-from piwheels.site.facts import BuildFacts, FileFacts, HomeFacts, ProjectFacts, RecentBuild, ReleaseFacts, SiteFacts
+from piwheels.site.facts import BuildFacts, FileFacts, Link, ProjectFacts, ReleaseFacts, SiteFacts
+from piwheels.site.farm_facts import (
+    Builder,
+    Builds,
+    Downloads,
+    Feed,
+    HomeFacts,
+    Latest,
+    Process,
+    Queue,
+    RecentBuild,
+    Running,
+    StatsFacts,
+    StatusFacts,
+)
 from piwheels.site.model import ProjectPage, project_page
 from piwheels.versions import sort_key
-from piwheels.vocabulary import DependencyTool, FailureReason, ProjectStatus
+from piwheels.vocabulary import DependencyTool, FailureReason, ProjectStatus, SlaveWish
 
 NOW = datetime(2026, 11, 20, 10, 11, 12, 123456, tzinfo=UTC)
-SITE = SiteFacts("Test farm", "https://wheels.example.org", "ops@example.org", "https://upstream.example.org/project/")
+SITE = SiteFacts(
+    "Test farm",
+    "https://wheels.example.org",
+    "ops@example.org",
+    "https://upstream.example.org/project/",
+    links=(Link("Source code", "https://example.org/source"),),
+)
 TARGETS = [
     replace(target, id=number) for number, target in enumerate(sorted(PRESETS.values(), key=lambda t: t.rank), 1)
 ]
@@ -124,11 +144,61 @@ def page(facts: ProjectFacts | None = None, targets: Sequence[Target] = TARGETS)
     return project_page(facts, verdicts(facts), targets)
 
 
+RUNNING = Running("foo-bar", "Foo.Bar", "2.0", ARMHF.name, "pi-7", NOW)
+
+
 def home(**values: object) -> HomeFacts:
     """The farm."""
+    facts = HomeFacts(
+        projects=1,
+        files=4,
+        builds=3,
+        downloads=1_234_567,
+        targets=tuple(t.name for t in TARGETS),
+        distributions=("bookworm", "trixie"),
+        running=(RUNNING,),
+        latest=(Latest("foo-bar", "Foo.Bar", "1.10", "Talks to <things> & more", (ARMHF.name, ARM64.name), NOW),),
+    )
+    return replace(facts, **values)  # type: ignore[arg-type]
+
+
+def status(**values: object) -> StatusFacts:
+    """How it does."""
     recent = tuple(
         RecentBuild(b.id, "foo-bar", "Foo.Bar", "1.0", b.target, b.finished, b.duration, b.reason, b.has_log)
         for b in project().builds
     )
-    facts = HomeFacts(projects=1, files=4, targets=tuple(t.name for t in TARGETS), recent=recent)
+    facts = StatusFacts(
+        paused=False,
+        ceiling=10_000,
+        processes=(Process("dispatch", NOW, False), Process("feed", NOW, False)),
+        builders=(
+            Builder("pi-7", ARMHF.name, SlaveWish.RUN, NOW, RUNNING),
+            Builder("pi-8", "", SlaveWish.PAUSE, None, None),
+        ),
+        queues=(Queue(ARMHF.name, 10_000, 1, NOW), Queue(ARM64.name, 0, 0, None)),
+        feed=Feed("journal", True, 12_345_678, 3, NOW),
+        stale=2,
+        stale_since=NOW,
+        recent=recent,
+    )
+    return replace(facts, **values)  # type: ignore[arg-type]
+
+
+def stats(**values: object) -> StatsFacts:
+    """What it did."""
+    today = NOW.date()
+    days = [today - timedelta(days=number) for number in range(400, -1, -1)]
+    facts = StatsFacts(
+        today=today,
+        downloads=tuple(Downloads(day, 100 + n % 7 * 50, timedelta(hours=n % 9)) for n, day in enumerate(days)),
+        builds=tuple(Builds(day, 90, 10, timedelta(hours=3)) for day in days[-20:]),
+        told={"arch": (("armv7l", 700), ("aarch64", 250), ("", 50)), "distro": (("Debian <12>", 1000),)},
+        projects=1,
+        files=4,
+        waiting=7,
+        saved=timedelta(days=900),
+        fetched=123_456,
+        top=(("foo-bar", 990), ("baz", 10)),
+    )
     return replace(facts, **values)  # type: ignore[arg-type]

@@ -101,7 +101,7 @@ def _mark(engine: Engine, wanted: Sequence[str]) -> tuple[int, Collection[str]]:
             unknown.add(pattern)
         marked += found
     if not wanted:
-        for kind in (PageKind.ROOT, PageKind.HOME):
+        for kind in (PageKind.ROOT, PageKind.HOME, *sorted(pages.BESIDE)):
             _do(engine, partial(pages.mark_all_stale, kind=kind, keys=[""], reason=REASON, background=True))
             marked += 1
     return marked, unknown

@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from sqlalchemy import Connection, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from piwheels.db import tables
+from piwheels.db import download_counts, tables
 from piwheels.db.pages import mark_stale
 from piwheels.vocabulary import PageKind
 
@@ -58,9 +58,22 @@ def count_batch(conn: Connection, logger: uuid.UUID, number: int, *, rows: Itera
         for month in sorted({(row.at.year, row.at.month) for row in good}):
             _ensure_partition(conn, *month)
         _insert(conn, good, ids)
+        download_counts.add(conn, [_fetched(row, ids) for row in good])
         for project in sorted({row.project for row in good}):
             mark_stale(conn, PageKind.PROJECT, project, "downloads")
     return Counted(counted=len(good), ignored=len(all_rows) - len(good))
+
+
+def _fetched(row: Row, ids: Mapping[str, int]) -> download_counts.Fetched:
+    return download_counts.Fetched(
+        day=row.at.astimezone(UTC).date(),
+        project_id=ids[row.project],
+        filename=row.filename,
+        arch=row.arch,
+        distro=row.distro,
+        python=row.python,
+        installer=row.installer,
+    )
 
 
 def _is_new(conn: Connection, logger: uuid.UUID, number: int, *, now: datetime) -> bool:

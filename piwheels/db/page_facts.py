@@ -12,7 +12,6 @@ from datetime import date, timedelta
 from sqlalchemy import Connection, Row, func, select
 
 from piwheels.db import names, recipes
-from piwheels.db import targets as target_rows
 from piwheels.db.tables import (
     builds,
     dependencies,
@@ -24,11 +23,10 @@ from piwheels.db.tables import (
     releases,
     targets,
 )
-from piwheels.site.facts import BuildFacts, FileFacts, HomeFacts, ProjectFacts, RecentBuild, ReleaseFacts
+from piwheels.site.facts import BuildFacts, FileFacts, ProjectFacts, ReleaseFacts
 from piwheels.vocabulary import DependencyTool
 
 MONTH = timedelta(days=30)
-RECENT = 20  #: builds on the home page
 
 
 def load_project(conn: Connection, name: str, *, today: date) -> ProjectFacts | None:
@@ -147,51 +145,6 @@ def _dependencies(conn: Connection, file_ids: Sequence[int]) -> dict[int, list[t
         for row in sorted(rows, key=lambda r: (r.file_id, r.tool, r.name)):
             found[row.file_id].append((row.tool, row.name))
     return found
-
-
-def load_home(conn: Connection) -> HomeFacts:
-    """What the home page shows. The sums read ``published`` alone: one narrow row for each project with a page."""
-    sums = conn.execute(
-        select(func.count().filter(published.c.listed), func.coalesce(func.sum(published.c.files), 0))
-    ).one()
-    b = builds.c
-    rows = conn.execute(
-        select(
-            b.id,
-            b.finished,
-            b.duration,
-            b.reason,
-            b.has_log,
-            releases.c.version,
-            projects.c.name,
-            projects.c.display_name,
-            targets.c.name.label("target"),
-        )
-        .join(releases, releases.c.id == b.release_id)
-        .join(projects, projects.c.id == releases.c.project_id)
-        .join(targets, targets.c.id == b.target_id)
-        .order_by(b.finished.desc(), b.id.desc())
-        .limit(RECENT)
-    )
-    return HomeFacts(
-        projects=int(sums[0]),
-        files=int(sums[1]),
-        targets=tuple(target.name for target in target_rows.enabled(conn)),
-        recent=tuple(
-            RecentBuild(
-                build_id=row.id,
-                project=row.name,
-                display_name=row.display_name,
-                version=row.version,
-                target=row.target,
-                finished=row.finished,
-                duration=row.duration,
-                reason=row.reason,
-                has_log=row.has_log,
-            )
-            for row in rows
-        ),
-    )
 
 
 def load_root(conn: Connection) -> tuple[list[str], int]:

@@ -24,11 +24,15 @@ from piwheels.vocabulary import PageKind
 HOLD = timedelta(seconds=60)  #: how long a claim lasts whose worker is not heard of again
 FIRST_RETRY, LONGEST_RETRY = timedelta(seconds=2), timedelta(minutes=5)  #: back-off of a page that cannot be rendered
 
+#: Pages about the farm as a whole that may take seconds and that nobody waits for: rendered beside the others.
+BESIDE = frozenset((PageKind.SEARCH, PageKind.STATS, PageKind.STATUS, PageKind.SITEMAP))
+
 #: How long a page waits for more changes before it is rendered. What every build changes is debounced so.
 DELAYS: Mapping[PageKind, timedelta] = {
     PageKind.PROJECT: timedelta(0),
     PageKind.ROOT: timedelta(seconds=1),
     PageKind.HOME: timedelta(seconds=2),
+    **dict.fromkeys(BESIDE, timedelta(0)),
 }
 
 MARKED_AT_ONCE = 2000  #: pages that mark_published marks in one transaction
@@ -81,15 +85,22 @@ _MARK = f"""
 """
 
 
-def claim(conn: Connection, worker: str, *, limit: int, hold: timedelta = HOLD) -> list[Claim]:
-    """Take up to ``limit`` pages, the longest stale first, background ones last. Commit soon: the rows are locked until
-    then."""
+def claim(
+    conn: Connection,
+    worker: str,
+    *,
+    limit: int,
+    hold: timedelta = HOLD,
+    kinds: Collection[PageKind] = frozenset(PageKind),
+) -> list[Claim]:
+    """Take up to ``limit`` pages of these kinds, the longest stale first, background ones last. Commit soon: the rows
+    are locked until then."""
     now = func.now()
     delay = case(*((pages.c.kind == literal(kind, page_kind), wait) for kind, wait in DELAYS.items()))
     free = or_(pages.c.claimed_until.is_(None), pages.c.claimed_until <= now)
     wanted = (
         select(pages.c.kind, pages.c.key)
-        .where(free, pages.c.since <= now - delay)
+        .where(free, pages.c.since <= now - delay, among(pages.c.kind, sorted(kinds)))
         .order_by(pages.c.background, pages.c.since)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -187,7 +198,8 @@ def note_rendered_with(conn: Connection, look: str) -> None:
     """Note that all pages were marked for this fingerprint, and mark those there is one of."""
     row = insert(switches).values(name=_LOOK, value=look)
     conn.execute(row.on_conflict_do_update(index_elements=[switches.c.name], set_={"value": look}))
-    mark_stale(conn, PageKind.HOME, "", "new look")
+    for kind in (PageKind.HOME, *BESIDE):
+        mark_stale(conn, kind, "", "new look")
 
 
 def forget_look(conn: Connection) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 from sqlalchemy import Connection, FromClause, Select, column, func, select, table
 
 from piwheels.db import release_facts, roles, targets
+from piwheels.db.arrays import among
+from piwheels.db.pages import BESIDE
 from piwheels.db.tables import (
     builds,
     jobs,
@@ -45,7 +47,7 @@ class Outstanding:
     watches_pending: int  #: watched names not looked at yet
     jobs: int  #: waiting to be built
     building: int
-    pages: int  #: stale
+    pages: int  #: stale, but for those that follow the clock
     undelivered: int  #: projects with a built wheel whose pages were never published
 
     @property
@@ -69,7 +71,7 @@ def outstanding(conn: Connection) -> Outstanding:
         select(watches.c.name).where(watches.c.state == WatchState.PENDING),
         select(jobs.c.release_id).where(jobs.c.lease_slave_id.is_(None)),
         select(jobs.c.release_id).where(jobs.c.lease_slave_id.is_not(None)),
-        select(pages.c.key),
+        select(pages.c.key).where(~among(pages.c.kind, sorted(BESIDE))),
         undelivered,
     ]
     row = conn.execute(select(*[_at_most(part).label(f"n{i}") for i, part in enumerate(parts)])).one()

@@ -328,6 +328,14 @@ pages = Table(
     Column("background", Boolean, nullable=False, server_default="false"),
 )
 
+renderings = Table(
+    "renderings",
+    metadata,
+    Column("kind", page_kind, primary_key=True),
+    Column("rendered_at", _time, nullable=False, server_default=_now),
+    Column("took", INTERVAL, nullable=False),
+)
+
 published = Table(
     "published",
     metadata,
@@ -359,6 +367,25 @@ download_days = Table(
     Column("python", Text, primary_key=True, server_default=""),
     Column("installer", Text, primary_key=True, server_default=""),
     Column("count", BigInteger, nullable=False),
+)
+
+download_counts = Table(
+    "download_counts",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("saved", INTERVAL, nullable=False, server_default="0"),
+)
+
+build_days = Table(
+    "build_days",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("built", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("duration", INTERVAL, nullable=False),
 )
 
 loggers = Table(

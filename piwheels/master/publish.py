@@ -8,6 +8,7 @@ piwheels.site; here are the order, the disk and the transaction.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -19,11 +20,11 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine
 
 from piwheels import faults
-from piwheels.db import page_facts, pages
+from piwheels.db import farm_pages, page_facts, pages
 from piwheels.db.engine import Stopped, in_transaction, is_passing
 from piwheels.db.wake import PAGES, Listener
 from piwheels.errors import DatabaseError
-from piwheels.master import placing
+from piwheels.master import placing, publish_site
 from piwheels.master.policy import policy_of
 from piwheels.master.role import Context
 from piwheels.master.store import Store
@@ -31,7 +32,7 @@ from piwheels.pypi.addresses import Addresses
 from piwheels.settings import Settings
 from piwheels.site import assets, paths, project_json, simple, writer
 from piwheels.site import pages as html
-from piwheels.site.facts import SiteFacts
+from piwheels.site.facts import Link, SiteFacts
 from piwheels.site.model import ProjectPage
 from piwheels.site.text import clean
 from piwheels.vocabulary import PageKind
@@ -42,21 +43,29 @@ T = TypeVar("T")
 
 BATCH = 8  #: pages claimed at a time
 POLL = 0.5  #: seconds between two looks at the table while nobody wakes us; debounced pages wait for this
+LOOK = 2.0  #: seconds between two looks for pages about the farm that are due
+LEAVE = 5.0  #: seconds that a page about the farm in hand is given to end, when told to
 INDEX_FILES = frozenset(page + end for page in paths.INDEX_PAGES for end in ("", ".gz"))
 STATIC_KEY = "static"  #: key of the lock under which the files that no row changes are written
 
 
 def run(settings: Settings, context: Context) -> None:
     """The role's body: until told to stop."""
-    publisher = Publisher(settings, context)
+    publisher = Publisher(settings, context, kinds=frozenset(PageKind) - pages.BESIDE)
     publisher.start()
+    beside = FarmPages(Publisher(settings, context, kinds=pages.BESIDE, worker=f"{context.name} beside"))
+    beside.start()
     listener = Listener(settings.database, PAGES, name=f"{context.name} listener")
     try:
         while not context.stop.is_set():
+            if beside.fault is not None:
+                raise beside.fault
             if not publisher.step():
                 listener.wait(POLL)
     finally:
         listener.close()
+        context.stop.set()  # on the way out by an error it is not set yet
+        beside.join(LEAVE)
 
 
 def site_facts(settings: Settings) -> SiteFacts:
@@ -67,6 +76,9 @@ def site_facts(settings: Settings) -> SiteFacts:
         contact=clean(settings.farm.contact),
         pypi_project_url=f"{Addresses.of(settings.upstream.simple_url).root}project/",
         dump=bool(settings.dump.interval),
+        links=tuple(Link(clean(name), url) for name, _, url in (one.partition("=") for one in settings.farm.links)),
+        overrides=settings.publish.overrides,
+        styles=assets.own_styles(settings.publish.overrides),
     )
 
 
@@ -81,13 +93,21 @@ class Counts:
 class Publisher:
     """One publishing process. Every method that is given a connection runs in a transaction that may be repeated."""
 
-    def __init__(self, settings: Settings, context: Context) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        context: Context,
+        *,
+        kinds: Collection[PageKind] = frozenset(PageKind),
+        worker: str = "",
+    ) -> None:
+        self.kinds = kinds  #: what it renders
         self.site = site_facts(settings)
         self.output = settings.paths.output
         self.store = Store(settings.paths.store)
         self.policy = policy_of(settings)
         self.context = context
-        self.worker = context.name
+        self.worker = worker or context.name
         self.counts = Counts()
         self._engine: Engine = context.engine
 
@@ -101,7 +121,7 @@ class Publisher:
 
     def step(self) -> bool:
         """Render a batch of stale pages; whether there were any."""
-        claims = self._transaction(lambda conn: pages.claim(conn, self.worker, limit=BATCH))
+        claims = self._transaction(lambda conn: pages.claim(conn, self.worker, limit=BATCH, kinds=self.kinds))
         for claim in claims:
             if self.context.stop.is_set():
                 break
@@ -109,8 +129,13 @@ class Publisher:
         if self.context.stop.is_set():
             with suppress(DatabaseError):  # they expire anyway
                 self._transaction(lambda conn: pages.release_claims(conn, self.worker), deadline=1.0)
-        self.context.report(rendered=self.counts.rendered, failed=self.counts.failed)
+        if PageKind.PROJECT in self.kinds:
+            self.context.report(rendered=self.counts.rendered, failed=self.counts.failed)
         return bool(claims)
+
+    def mark_due(self) -> None:
+        """Mark the pages about the farm whose rest is over."""
+        self._transaction(farm_pages.mark_due)
 
     def _transaction(self, work: Callable[[Connection], T], *, deadline: float | None = None) -> T:
         stop = None if deadline else self.context.stop
@@ -156,8 +181,8 @@ class Publisher:
                 self._project(conn, claim.key)
             case PageKind.ROOT:
                 self._root(conn)
-            case PageKind.HOME:
-                self._home(conn)
+            case _:
+                publish_site.render(conn, claim.kind, self.site, self.output)
         faults.point("published")
         pages.finish(conn, self.worker, claim)
         return True
@@ -241,9 +266,6 @@ class Publisher:
         }
         writer.write_files(self.output / paths.SIMPLE, index)
 
-    def _home(self, conn: Connection) -> None:
-        writer.write_if_changed(self.output / paths.HOME_PAGE, html.home(page_facts.load_home(conn), self.site))
-
     def _write_static(self, conn: Connection) -> None:
         """Write what changes only with the program and its settings; see that there is a root."""
         if not pages.lock(conn, PageKind.HOME, STATIC_KEY):
@@ -264,6 +286,27 @@ class Publisher:
         self._transaction(lambda conn: pages.note_rendered_with(conn, look))
         if marked:
             logger.info("pages have a new look: %d projects are rendered again", marked)
+
+
+class FarmPages(threading.Thread):
+    """Renders the pages about the farm as they become due, beside the publisher, which nothing is to hold up."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        super().__init__(name="farm pages", daemon=True)
+        self.fault: BaseException | None = None  #: what it ended with, for the role to end with too
+        self._publisher = publisher
+
+    def run(self) -> None:
+        """Until the role is told to stop."""
+        try:
+            while not self._publisher.context.stop.is_set():
+                self._publisher.mark_due()
+                self._publisher.step()
+                self._publisher.context.stop.wait(LOOK)
+        except Stopped:
+            pass
+        except BaseException as error:
+            self.fault = error
 
 
 def _is_canonical(name: str) -> bool:

@@ -7,8 +7,17 @@ db/page_facts.py reads them; piwheels.site.model makes pages of them. Text is as
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from piwheels.vocabulary import DependencyTool, FailureReason, ProjectStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Somewhere that the farm's pages lead to, beside what they lead to anyway."""
+
+    name: str
+    url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +29,9 @@ class SiteFacts:
     contact: str  #: mail address, URL, or empty
     pypi_project_url: str  #: what a project's name is appended to, for PyPI's page of it; ends with a slash
     dump: bool = False  #: a metadata dump is made, so pages link to what is said of it
+    links: tuple[Link, ...] = ()  #: the operator's own, in every footer
+    overrides: Path | None = None  #: directory of the operator's own templates and styles
+    styles: tuple[str, ...] = ()  #: names of the operator's own style sheets, for after ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,31 +100,6 @@ class ProjectFacts:
     downloads_month: int
     downloads_all: int
     bound: "Bound" = field(default_factory=dict)  #: what the files' names stand for
-
-
-@dataclass(frozen=True, slots=True)
-class RecentBuild:
-    """A line of the home page's latest builds."""
-
-    build_id: int
-    project: str
-    display_name: str
-    version: str
-    target: str
-    finished: datetime
-    duration: timedelta
-    reason: FailureReason | None
-    has_log: bool
-
-
-@dataclass(frozen=True, slots=True)
-class HomeFacts:
-    """What the home page shows."""
-
-    projects: int  #: that are listed
-    files: int
-    targets: tuple[str, ...]  #: names of those enabled, oldest first
-    recent: tuple[RecentBuild, ...]  #: latest first
 
 
 @dataclass(frozen=True, slots=True)

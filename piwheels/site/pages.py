@@ -1,24 +1,20 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The pages for people: Chameleon templates filled from the models. Knows words and links; decides nothing.
 
-Chameleon escapes whatever a template inserts; no template inserts structure (a test looks). Same model, same bytes.
+How templates are found and filled is piwheels.site.rendering's part. Same model, same bytes.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any, cast
 from urllib.parse import urlsplit
-
-from chameleon import PageTemplateLoader
 
 from piwheels.master.planner import Code
 from piwheels.site import paths, text
-from piwheels.site.facts import DumpFacts, HomeFacts, RecentBuild, SiteFacts
-from piwheels.site.model import FAILURES, Cell, ProjectPage, Reason, Release, Status, Wheel, reasons
+from piwheels.site.facts import DumpFacts, SiteFacts
+from piwheels.site.farm_pages import pip_command, uv_command
+from piwheels.site.model import Cell, ProjectPage, Reason, Release, Status, Wheel, reasons
+from piwheels.site.rendering import render
 
-TEMPLATES = Path(__file__).with_name("templates")
 SHOWN = 12  #: releases shown before the rest is folded away
 
 WORDS = {
@@ -30,123 +26,22 @@ WORDS = {
 }
 
 
-@cache
-def _template(name: str) -> Any:
-    # Not reloaded when the file changes: looking at every rendering costs more than rendering a small page.
-    loader = PageTemplateLoader(str(TEMPLATES), default_extension=".pt", auto_reload=False, trim_attribute_space=True)
-    return loader[name]
-
-
-def _render(name: str, site: SiteFacts, *, root: str, home: str, title: str, **names: Any) -> bytes:
-    common = {
-        "site": site,
-        "root": root,
-        "home": home,
-        "title": title,
-        "contact_href": contact_href(site.contact),
-        "indexed": True,
-        "description": "",
-        **{function.__name__: function for function in (text.count, text.length, text.listed, text.size, text.clean)},
-        **{function.__name__: function for function in (text.stamp, text.minute, text.day)},
-        "url_path": paths.url_path,
-        "wheel_path": paths.wheel_path,
-    }
-    return cast(str, _template(name)(**{**common, **names})).encode()
-
-
-def contact_href(contact: str) -> str:
-    """What the operator's contact links to; empty for one that is neither a web nor a mail address."""
-    if contact.startswith(("https://", "http://")):
-        return contact
-    return f"mailto:{contact}" if "@" in contact and ":" not in contact and " " not in contact else ""
-
-
-# Commands
-
-
-def index_url(site: SiteFacts) -> str:
-    """The index as installers are given it."""
-    return f"{site.base_url}/{paths.SIMPLE}/"
-
-
-def pip_options(site: SiteFacts) -> str:
-    """What pip needs to take wheels from here and all else from PyPI."""
-    host = urlsplit(site.base_url)
-    # pip trusts plain HTTP from this machine alone.
-    insecure = host.scheme == "http" and host.hostname not in ("localhost", "127.0.0.1", "::1")
-    return f"--extra-index-url {index_url(site)}" + (f" --trusted-host {host.hostname}" if insecure else "")
-
-
-def pip_command(site: SiteFacts, what: str) -> str:
-    """How pip installs something from here."""
-    return f"pip install {pip_options(site)} {what}"
-
-
-def uv_command(site: SiteFacts, what: str) -> str:
-    """How uv does."""
-    return f"uv pip install --index {index_url(site)} {what}"
-
-
-# Home, 404
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What to type to use the farm."""
-
-    pip: str
-    pip_once: str
-    uv: str
-    uv_once: str
-
-
-def setup(site: SiteFacts) -> Setup:
-    """The commands of the home page."""
-    permanently = [f"pip config set global.extra-index-url {index_url(site)}"]
-    if "--trusted-host" in pip_options(site):
-        permanently.append(f"pip config set global.trusted-host {urlsplit(site.base_url).hostname}")
-    return Setup(
-        pip="\n".join(permanently),
-        pip_once=pip_command(site, "PACKAGE"),
-        uv=f'[[index]]\nname = "farm"\nurl = "{index_url(site)}"',
-        uv_once=uv_command(site, "PACKAGE"),
-    )
-
-
-def home(facts: HomeFacts, site: SiteFacts) -> bytes:
-    """The home page."""
-    return _render(
-        "home",
-        site,
-        root="",
-        home="./",
-        title=f"{site.name}: wheels, ready to install",
-        description=f"{site.name} builds wheels of packages that PyPI has as source only.",
-        home_facts=facts,
-        setup=setup(site),
-        log_url=lambda build_id: paths.url_path(paths.log_path(build_id)),
-        result=_result,
-    )
-
-
-def _result(build: RecentBuild) -> str:
-    return FAILURES[build.reason] if build.reason else "built"
+# 404
 
 
 def not_found(site: SiteFacts) -> bytes:
     """The page for addresses that have none; served under any of them, so its links start at the site's root."""
     root = urlsplit(site.base_url).path.rstrip("/") + "/"
-    return _render("not_found", site, root=root, home=root, title=f"Nothing here · {site.name}", indexed=False)
+    return render("not_found", site, root=root, title=f"Nothing here · {site.name}", indexed=False)
 
 
 def dump(facts: DumpFacts, site: SiteFacts) -> bytes:
     """The page that says what the metadata dump is."""
     url = f"{site.base_url}/{paths.DUMP}"
-    return _render(
+    return render(
         "dump",
         site,
         root="../",
-        home="../",
         title=f"PyPI metadata · {site.name}",
         description="Metadata of packages on PyPI as a single file.",
         dump=facts,
@@ -201,11 +96,10 @@ def project(page: ProjectPage, site: SiteFacts) -> bytes:
     """A project's page."""
     with_files = [release for release in page.releases if release.wheels]
     main = page.main
-    return _render(
+    return render(
         "project",
         site,
         root="../../",
-        home="../../",
         title=f"{page.display_name} · {site.name}",
         description=page.summary,
         page=page,

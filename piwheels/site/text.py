@@ -67,6 +67,14 @@ def count(number: int) -> str:
     return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
+def rounded(number: int) -> str:
+    """A number that nobody needs to its last digit."""
+    for unit, name in ((10**9, "billion"), (10**6, "million")):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}"
+    return count(number)
+
+
 def day(moment: datetime) -> str:
     """The day in UTC."""
     return f"{moment.astimezone(UTC):%Y-%m-%d}"

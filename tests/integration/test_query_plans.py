@@ -10,7 +10,19 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, text, update
 
-from piwheels.db import changes, documents, page_facts, pages, planning, recipes, status, targets, upstream, why
+from piwheels.db import (
+    changes,
+    documents,
+    farm_pages,
+    page_facts,
+    pages,
+    planning,
+    recipes,
+    status,
+    targets,
+    upstream,
+    why,
+)
 from piwheels.db.engine import make_engine
 from piwheels.db.recipe_planning import replan_next
 from piwheels.db.tables import planning as planning_table
@@ -129,10 +141,17 @@ def publish(conn: Connection) -> None:
     facts = page_facts.load_project(conn, claim.key, today=NOW.date())
     assert facts is not None
     planning.verdicts(conn, facts.id)
-    page_facts.load_home(conn)
     pages.note_published(conn, claim.key, files=2)
     pages.finish(conn, "w", claim)
     pages.mark_published(conn, after="p-3")
+
+
+def publish_farm(conn: Connection) -> None:
+    farm_pages.mark_due(conn)
+    pages.claim(conn, "w", limit=3, kinds=pages.BESIDE)
+    farm_pages.load_home(conn, today=NOW.date())
+    farm_pages.load_status(conn)
+    farm_pages.load_stats(conn, today=NOW.date())
 
 
 def watch(conn: Connection) -> None:
@@ -150,6 +169,7 @@ SCENES: dict[str, Callable[[Connection], object]] = {
     "recipes change": change_recipes,
     "news is heard": hear,
     "pages are rendered": publish,
+    "pages about the farm are rendered": publish_farm,
     "the farm is watched": watch,
 }
 

@@ -96,7 +96,7 @@ def test_everything(farm: Farm, run: Run) -> None:
     root.unlink(missing_ok=True)  # or not rendered yet
     with publishing(farm):
         code, out, _ = run("--all")
-    assert (code, out) == (0, "5 pages are rendered\n")
+    assert (code, out) == (0, "9 pages are rendered\n")
     assert root.exists() and index.exists()
 
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from piwheels.site import assets, pages, paths, text
+from piwheels.site import assets, pages, paths, rendering, text
 from piwheels.site.facts import ProjectFacts, SiteFacts
-from piwheels.site.model import Status
+from piwheels.site.model import FAILURES, Status
 from piwheels.vocabulary import DependencyTool, FailureReason, ProjectStatus
 from tests import site_facts as make
 
@@ -29,7 +29,7 @@ def parse(data: bytes) -> Any:
     assert len(ids) == len(set(ids))
     for element in document.iter():
         if isinstance(element.tag, str) and element.get("aria-labelledby"):
-            assert element.get("aria-labelledby") in ids
+            assert set(element.get("aria-labelledby").split()) <= set(ids)
     for header in document.iter("th"):
         assert header.get("scope") in ("col", "row")
     return document
@@ -47,8 +47,6 @@ def every_page(site: SiteFacts = make.SITE) -> dict[str, bytes]:
     return {
         "project": pages.project(make.page(), site),
         "bare project": pages.project(make.page(make.project(releases=(), builds=(), files=())), site),
-        "home": pages.home(make.home(), site),
-        "empty home": pages.home(make.home(projects=0, files=0, targets=(), recent=()), site),
         "404": pages.not_found(site),
     }
 
@@ -96,21 +94,25 @@ def _luminance(colour: str) -> float:
 def test_text_has_enough_contrast(scheme: str) -> None:
     """WCAG 2.2 AA: 4.5 to 1 for text."""
     css = assets.files(make.SITE)[paths.STATIC / "site.css"].decode()
-    roots = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
-    assert len(roots) == 2
-    colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", roots[0]))
-    if scheme == "dark":
-        colours |= dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", roots[1]))
+    light, system, chosen = (
+        dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", block))
+        for block in re.findall(r":root(?:\S*data-theme=\S+)? \{\s+color-scheme: (.*?)\}", css, re.DOTALL)[:3]
+    )
+    assert system == chosen and system.keys() == light.keys()
+    colours = light if scheme == "light" else system
     pairs = [(ink, ground) for ink in ("ink", "soft", "accent") for ground in ("paper", "card", "code")]
-    pairs += [(one, f"{one}-wash") for one in ("good", "bad", "wait", "calm")] + [("accent-ink", "accent")]
+    pairs += [(one, f"{one}-wash") for one in ("good", "bad", "wait", "calm", "leaf")] + [
+        ("accent-ink", "accent"),
+        ("accent", "accent-wash"),
+    ]
     for ink, ground in pairs:
         light, dark = sorted((_luminance(colours[ink]), _luminance(colours[ground])), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{ink} on {ground}"
 
 
 def test_no_template_inserts_markup() -> None:
-    templates = list(pages.TEMPLATES.glob("*.pt"))
-    assert len(templates) == 5
+    templates = list(rendering.TEMPLATES.glob("*.pt"))
+    assert len(templates) >= 11
     for template in templates:
         assert "structure" not in template.read_text("utf-8")
 
@@ -207,25 +209,6 @@ def test_many_releases_are_folded() -> None:
     assert len(list(one_more.iter("table"))) == 1
 
 
-def test_home() -> None:
-    document = parse(pages.home(make.home(), make.SITE))
-    said = words(document)
-    assert "pip config set global.extra-index-url https://wheels.example.org/simple/" in said
-    assert 'url = "https://wheels.example.org/simple/"' in said
-    assert "Wheels are built for bookworm-armhf, bookworm-arm64, trixie-armhf and trixie-arm64." in said
-    assert "out of memory" in said and "1 min 23 s" in said
-    assert "project/foo-bar/" in [a.get("href") for a in document.iter("a")]
-    assert "Nothing was built yet." in words(parse(pages.home(make.home(recent=()), make.SITE)))
-
-
-def test_pip_is_told_to_trust_plain_http_elsewhere_only() -> None:
-    local = replace(make.SITE, base_url="http://127.0.0.1:8080")
-    remote = replace(make.SITE, base_url="http://pi.example.org:8080")
-    assert "--trusted-host" not in pages.pip_options(make.SITE) + pages.pip_options(local)
-    assert pages.pip_options(remote).endswith("/simple/ --trusted-host pi.example.org")
-    assert "pip config set global.trusted-host pi.example.org" in words(parse(pages.home(make.home(), remote)))
-
-
 def test_links_of_the_404_page_start_at_the_root_that_the_site_has() -> None:
     for base, root in (("https://wheels.example.org", "/"), ("https://example.org/farm", "/farm/")):
         document = parse(pages.not_found(replace(make.SITE, base_url=base)))
@@ -244,14 +227,14 @@ def test_links_of_the_404_page_start_at_the_root_that_the_site_has() -> None:
     ],
 )
 def test_contact(contact: str, href: str) -> None:
-    assert pages.contact_href(contact) == href
+    assert rendering.contact_href(contact) == href
     document = parse(pages.not_found(replace(make.SITE, contact=contact)))
     assert (href in [a.get("href") for a in document.iter("a")]) is bool(href)
 
 
 def check_harmless(data: bytes) -> None:
     document = parse(data)
-    assert len(list(document.iter("script"))) == 1
+    assert [e.get("src").rpartition("/")[2] for e in document.iter("script")] == ["theme.js", "site.js"]
     assert not list(document.iter("img"))
     for element in document.iter("a"):
         assert not element.get("href").lower().startswith(("javascript:", "data:"))
@@ -281,8 +264,6 @@ def test_hostile_text_stays_text() -> None:
     data = pages.project(make.page(hostile), site)
     check_harmless(data)
     assert "${1+1}" in words(parse(data))
-    recent = tuple(replace(build, display_name=HOSTILE, version=HOSTILE) for build in make.home().recent)
-    check_harmless(pages.home(make.home(recent=recent), site))
 
 
 @settings(max_examples=50, deadline=None)
@@ -344,4 +325,4 @@ def test_terminal_escapes_are_removed_whole() -> None:
 
 def test_statuses_all_have_words() -> None:
     assert set(pages.WORDS) == set(Status)
-    assert set(pages.FAILURES) == set(FailureReason)
+    assert set(FAILURES) == set(FailureReason)
