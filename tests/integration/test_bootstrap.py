@@ -219,13 +219,21 @@ def test_a_feed_that_starts_meanwhile_takes_over(farm: Farm) -> None:
             farm.wait(farm.followed)
 
 
-def test_ctrl_c(farm: Farm) -> None:
+def test_ctrl_c(farm: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer(farm, 30)
     farm.pypi.fault(Fault.STALL, path="json", times=None)
-    with farm.process("piwheels.admin.bootstrap", "--all", *farm.flags("upstream.timeout=60")) as bootstrap:
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
+    said = tmp_path / "said"
+    arguments = ("piwheels.admin.bootstrap", "--all", *farm.flags("upstream.timeout=60"))
+    with said.open("wb") as output, farm.process(*arguments, output=output.fileno()) as bootstrap:
         farm.wait(farm.waiting)
         bootstrap.send_signal(signal.SIGINT)
-        assert bootstrap.wait(SECONDS) == ExitCode.INTERRUPTED
+        try:
+            assert bootstrap.wait(SECONDS) == ExitCode.INTERRUPTED
+        except subprocess.TimeoutExpired:  # say where it hangs
+            bootstrap.send_signal(signal.SIGABRT)
+            bootstrap.wait(SECONDS)
+            pytest.fail(f"it does not end: {said.read_text(errors='replace')}")
     assert farm.waiting() == 30
 
 
