@@ -79,6 +79,19 @@ class PageKind(StrEnum):
     STATS = "stats"  #: /stats/; key: empty
     STATUS = "status"  #: /status/; key: empty
     SITEMAP = "sitemap"  #: /sitemap.xml and the parts it lists; key: empty
+    CHANGES = "changes"  #: /changes.json, the pages of older ones, /changes.atom; key: empty
+
+
+class NewsKind(StrEnum):
+    """What happened to something that the site has. PostgreSQL type ``news_kind``."""
+
+    BUILT = "built"
+    FAILED = "failed"  #: an attempt to build did
+    WITHDRAWN = "withdrawn"  #: the operator took files back that a build had made
+    YANKED = "yanked"  #: PyPI yanked a release, or files are superseded by others
+    RESTORED = "restored"  #: a release is no longer yanked, or a project no longer quarantined
+    REMOVED = "removed"  #: PyPI has a project or release no more, and neither has the farm
+    QUARANTINED = "quarantined"  #: PyPI put a project into quarantine: none of its files is listed
 
 
 class WatchState(StrEnum):

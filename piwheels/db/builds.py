@@ -226,13 +226,25 @@ def _write(
 # One statement, because a round to the server costs more than most of what is done here. A file's number is known only
 # to the database, so what it needs is joined to it by its name.
 _WRITE = """
-    WITH build AS (
-        INSERT INTO builds (id, release_id, target_id, slave_id, token, started, duration, outcome, reason, detail,
-            has_log, peak_memory, cpu_seconds, built_from, built_with)
+    WITH new AS MATERIALIZED (
         SELECT * FROM json_to_recordset(CAST(%(builds)s AS json)) AS x(id bigint, release_id bigint, target_id integer,
             slave_id integer, token uuid, started timestamptz, duration interval, outcome build_outcome,
             reason failure_reason, detail text, has_log boolean, peak_memory bigint, cpu_seconds double precision,
             built_from bytea, built_with jsonb)
+    ), build AS (
+        INSERT INTO builds (id, release_id, target_id, slave_id, token, started, duration, outcome, reason, detail,
+            has_log, peak_memory, cpu_seconds, built_from, built_with)
+        SELECT * FROM new
+    ), told AS (
+        INSERT INTO news (kind, project, version, target, build_id, reason, detail, has_log, files)
+        SELECT CAST(CASE new.outcome WHEN 'success' THEN 'built' ELSE 'failed' END AS news_kind), p.name, r.version,
+            t.name, new.id, coalesce(CAST(new.reason AS text), ''), left(new.detail, 300), new.has_log,
+            coalesce(made.names, '{}')
+        FROM new JOIN releases r ON r.id = new.release_id JOIN projects p ON p.id = r.project_id
+            JOIN targets t ON t.id = new.target_id LEFT JOIN (
+                SELECT build_id, array_agg(filename ORDER BY filename) AS names
+                FROM json_to_recordset(CAST(%(files)s AS json)) AS x(build_id bigint, filename text) GROUP BY build_id
+            ) AS made ON made.build_id = new.id
     ), file AS (
         INSERT INTO files (build_id, filename, size, sha256, requires_python, metadata_sha256, top_level)
         SELECT * FROM json_to_recordset(CAST(%(files)s AS json)) AS x(build_id bigint, filename text, size bigint,

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import date, timedelta
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, case, func, select
 
 from piwheels.db import names, recipes
 from piwheels.db.tables import (
@@ -27,6 +27,7 @@ from piwheels.site.facts import BuildFacts, FileFacts, ProjectFacts, ReleaseFact
 from piwheels.vocabulary import DependencyTool
 
 MONTH = timedelta(days=30)
+YEAR = timedelta(days=364)  #: whole weeks
 
 
 def load_project(conn: Connection, name: str, *, today: date) -> ProjectFacts | None:
@@ -35,7 +36,7 @@ def load_project(conn: Connection, name: str, *, today: date) -> ProjectFacts | 
     if project is None:
         return None
     aliases = conn.scalars(select(project_names.c.name).where(project_names.c.project_id == project.id))
-    month, ever = _downloads(conn, project.id, today=today)
+    days, ever = _downloads(conn, project.id, today=today)
     wheels = _files(conn, project.id)
     return ProjectFacts(
         id=project.id,
@@ -50,17 +51,21 @@ def load_project(conn: Connection, name: str, *, today: date) -> ProjectFacts | 
         releases=_releases(conn, project.id),
         builds=_builds(conn, project.id),
         files=wheels,
-        downloads_month=month,
+        downloads_month=sum(count for day, count in days.items() if day > today - MONTH),
         downloads_all=ever,
         bound=names.of_files(conn, {wheel.filename for wheel in wheels}),
+        download_days=tuple(days.items()),
+        today=today,
     )
 
 
-def _downloads(conn: Connection, project_id: int, *, today: date) -> tuple[int, int]:
+def _downloads(conn: Connection, project_id: int, *, today: date) -> tuple[dict[date, int], int]:
+    """Downloads by day of the last year, and of all time."""
     days = download_days.c
-    month = func.sum(days.count).filter(days.day > today - MONTH)
-    row = conn.execute(select(month, func.sum(days.count)).where(days.project_id == project_id)).one()
-    return int(row[0] or 0), int(row[1] or 0)
+    recent = case((days.day > today - YEAR, days.day))
+    query = select(recent.label("day"), func.sum(days.count).label("count")).where(days.project_id == project_id)
+    counts = [(row[0], int(row[1])) for row in conn.execute(query.group_by(recent))]
+    return dict(sorted((day, count) for day, count in counts if day)), sum(count for _, count in counts)
 
 
 def _releases(conn: Connection, project_id: int) -> tuple[ReleaseFacts, ...]:

@@ -33,6 +33,7 @@ DELAYS: Mapping[PageKind, timedelta] = {
     PageKind.ROOT: timedelta(seconds=1),
     PageKind.HOME: timedelta(seconds=2),
     **dict.fromkeys(BESIDE, timedelta(0)),
+    PageKind.CHANGES: timedelta(0),  # marked every few seconds at most
 }
 
 MARKED_AT_ONCE = 2000  #: pages that mark_published marks in one transaction
@@ -198,7 +199,7 @@ def note_rendered_with(conn: Connection, look: str) -> None:
     """Note that all pages were marked for this fingerprint, and mark those there is one of."""
     row = insert(switches).values(name=_LOOK, value=look)
     conn.execute(row.on_conflict_do_update(index_elements=[switches.c.name], set_={"value": look}))
-    for kind in (PageKind.HOME, *BESIDE):
+    for kind in (PageKind.HOME, PageKind.CHANGES, *BESIDE):
         mark_stale(conn, kind, "", "new look")
 
 

@@ -46,6 +46,7 @@ dependency_tool = _enum(vocabulary.DependencyTool, "dependency_tool")
 page_kind = _enum(vocabulary.PageKind, "page_kind")
 watch_state = _enum(vocabulary.WatchState, "watch_state")
 slave_wish = _enum(vocabulary.SlaveWish, "slave_wish")
+news_kind = _enum(vocabulary.NewsKind, "news_kind")
 
 _time = DateTime(timezone=True)
 _now = text("now()")
@@ -312,6 +313,23 @@ names = Table(
     Column("space", Text, primary_key=True),
     Column("sha256", LargeBinary, nullable=False),
     Column("made_of", LargeBinary, nullable=False),
+)
+
+news = Table(
+    "news",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("serial", BigInteger),
+    Column("at", _time, nullable=False, server_default=_now),
+    Column("kind", news_kind, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("version", Text, nullable=False, server_default=""),
+    Column("target", Text, nullable=False, server_default=""),
+    Column("build_id", BigInteger),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("detail", Text, nullable=False, server_default=""),
+    Column("has_log", Boolean, nullable=False, server_default="false"),
+    Column("files", ARRAY(Text), nullable=False, server_default="{}"),
 )
 
 pages = Table(

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from piwheels.db import news
 from piwheels.db.arrays import among, insert_rows, rows_of, update_rows
 from piwheels.db.pages import mark_all_stale, mark_stale
 from piwheels.db.planning import plan_new, replan
@@ -30,7 +31,7 @@ from piwheels.db.upstream_rows import (
 )
 from piwheels.master.planner import Policy
 from piwheels.pypi.model import UpstreamFile, UpstreamProject, UpstreamRelease, best_sdist, latest
-from piwheels.vocabulary import PageKind, ProjectStatus
+from piwheels.vocabulary import NewsKind, PageKind, ProjectStatus
 
 _REWANT = "releases"  #: the row of ``feeds`` that says for which choice of releases all projects were marked
 
@@ -120,8 +121,17 @@ def set_status(
     conn.execute(update(projects).where(projects.c.id == row.id).values(values))
     if row.status != status:
         replan(conn, conn.scalars(select(releases.c.id).where(releases.c.project_id == row.id)).all(), policy=policy)
+    _note_status(conn, row, status, reason)
     mark_stale(conn, PageKind.PROJECT, name, "PyPI's data changed")
     return Sync(row.id, changed=True, serial=serial)
+
+
+def _note_status(conn: Connection, row: Row[Any], status: ProjectStatus, reason: str) -> None:
+    """Note that a project's files are listed no longer, or again, if there ever were any."""
+    quarantined = ProjectStatus.QUARANTINED
+    if (row.status is quarantined) != (status is quarantined) and news.was_built(conn, row.id):
+        kind = NewsKind.QUARANTINED if status is quarantined else NewsKind.RESTORED
+        news.note(conn, [news.Item(kind, row.name, detail=reason)])
 
 
 def empty_project(
@@ -140,6 +150,7 @@ def delete_project(conn: Connection, name: str) -> bool:
     """PyPI has it no more, so neither have we; whether we had it. Its pages go with the next rendering."""
     if not conn.execute(delete(projects).where(projects.c.name == name)).rowcount:
         return False
+    news.note(conn, [news.Item(NewsKind.REMOVED, name)])
     mark_stale(conn, PageKind.PROJECT, name, "deleted from PyPI")
     return True
 
@@ -227,6 +238,7 @@ def _sync_heads(conn: Connection, works: Sequence[_Work]) -> None:
     spellings = []
     for work, values in changed:
         work.changed = work.stamped = True
+        _note_status(conn, work.row, values["status"], values["status_reason"])
         if values["display_name"] != work.row.display_name:
             spellings.append({"project_id": work.row.id, "name": values["display_name"]})
     if spellings:
@@ -264,25 +276,41 @@ def _sync_releases(conn: Connection, works: Sequence[_Work]) -> None:
 
 
 def _delete_releases(conn: Connection, works: Sequence[_Work]) -> None:
-    gone = []
+    gone: dict[int, tuple[str, str]] = {}  # release → project and version
     for work in works:
         there = {release.version for release in work.project.releases}
         work.gone = [work.stored.pop(version) for version in list(work.stored) if version not in there]
         work.changed |= bool(work.gone)
-        gone += [row.id for row in work.gone]
+        gone |= {row.id: (work.project.name, row.version) for row in work.gone}
     if gone:
+        built = news.known_files(conn, gone)
+        news.note(conn, [news.Item(NewsKind.REMOVED, *gone[id_], files=names) for id_, names in built.items()])
         conn.execute(delete(releases).where(among(releases.c.id, gone)))
 
 
 def _update_releases(conn: Connection, works: Sequence[_Work]) -> None:
     rows = []
+    yanked: dict[int, tuple[str, UpstreamRelease]] = {}  # or not any more
     for work, row, release in _kept(works):
         values = release_values(release, wanted=release.version in work.wanted)
         if any(getattr(row, key) != value for key, value in values.items()):
             rows.append({"id": row.id, **values})
             work.touched.add(row.id)
+        if row.yanked != release.yanked:
+            yanked[row.id] = (work.project.name, release)
     if rows:
         conn.execute(update_rows(releases, rows, key="id"))
+    if yanked:
+        _note_yanks(conn, yanked)
+
+
+def _note_yanks(conn: Connection, yanked: Mapping[int, tuple[str, UpstreamRelease]]) -> None:
+    items = []
+    for id_, names in sorted(news.known_files(conn, yanked).items()):
+        project, release = yanked[id_]
+        kind = NewsKind.YANKED if release.yanked else NewsKind.RESTORED
+        items.append(news.Item(kind, project, release.version, release.yanked_reason, names))
+    news.note(conn, items)
 
 
 def _kept(works: Sequence[_Work]) -> list[tuple[_Work, Row[Any], UpstreamRelease]]:

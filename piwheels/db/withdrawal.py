@@ -162,6 +162,12 @@ def withdraw_next(conn: Connection, reach: Reach, *, policy: Policy, after: int 
 _MOVE = text("""
     WITH gone AS (
         DELETE FROM files WHERE build_id = ANY(CAST(:ids AS bigint[])) RETURNING build_id, filename, size, sha256
+    ), told AS (
+        INSERT INTO news (kind, project, version, target, build_id, files)
+        SELECT 'withdrawn', p.name, r.version, t.name, b.id, x.names
+        FROM (SELECT build_id, array_agg(filename ORDER BY filename) AS names FROM gone GROUP BY build_id) AS x
+            JOIN builds b ON b.id = x.build_id JOIN releases r ON r.id = b.release_id
+            JOIN projects p ON p.id = r.project_id JOIN targets t ON t.id = b.target_id
     )
     INSERT INTO withdrawn (build_id, filename, size, sha256) SELECT build_id, filename, size, sha256 FROM gone
     ON CONFLICT (build_id, filename) DO UPDATE SET sha256 = excluded.sha256, withdrawn_at = now()

@@ -10,7 +10,7 @@ piwheels.site; here are the order, the disk and the transaction.
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,19 +20,19 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine
 
 from piwheels import faults
-from piwheels.db import farm_pages, page_facts, pages
+from piwheels.db import farm_pages, news, page_facts, pages
 from piwheels.db.engine import Stopped, in_transaction, is_passing
 from piwheels.db.wake import PAGES, Listener
 from piwheels.errors import DatabaseError
-from piwheels.master import placing, publish_site
+from piwheels.master import log_pages, placing, publish_site
+from piwheels.master.news_desk import NewsDesk
 from piwheels.master.policy import policy_of
 from piwheels.master.role import Context
 from piwheels.master.store import Store
 from piwheels.pypi.addresses import Addresses
 from piwheels.settings import Settings
-from piwheels.site import assets, paths, project_json, simple, writer
-from piwheels.site import pages as html
-from piwheels.site.facts import Link, SiteFacts
+from piwheels.site import assets, changes, paths, project_files, simple, writer
+from piwheels.site.facts import Link, News, SiteFacts
 from piwheels.site.model import ProjectPage
 from piwheels.site.text import clean
 from piwheels.vocabulary import PageKind
@@ -109,6 +109,8 @@ class Publisher:
         self.context = context
         self.worker = worker or context.name
         self.counts = Counts()
+        self._news = NewsDesk(self.output, self.site)
+        self._log_mark = log_pages.mark_of(assets.look(self.site))
         self._engine: Engine = context.engine
 
     def start(self) -> None:
@@ -121,6 +123,8 @@ class Publisher:
 
     def step(self) -> bool:
         """Render a batch of stale pages; whether there were any."""
+        if PageKind.CHANGES in self.kinds:
+            self._news.look(self._transaction)
         claims = self._transaction(lambda conn: pages.claim(conn, self.worker, limit=BATCH, kinds=self.kinds))
         for claim in claims:
             if self.context.stop.is_set():
@@ -181,6 +185,8 @@ class Publisher:
                 self._project(conn, claim.key)
             case PageKind.ROOT:
                 self._root(conn)
+            case PageKind.CHANGES:
+                self._news.write(conn)
             case _:
                 publish_site.render(conn, claim.kind, self.site, self.output)
         faults.point("published")
@@ -199,14 +205,14 @@ class Publisher:
             return
         page, refused = placing.place_wheels(conn, facts, output=self.output, store=self.store, policy=self.policy)
         faults.point("linked")
-        self._write_project(page, refused)
+        self._write_project(page, refused, news.of_projects(conn, [name], limit=changes.ENTRIES)[name])
         changes_root = pages.note_published(conn, name, files=len(page.wheels))
         # These rows are everybody's, so they are touched last and their locks are held for a moment only.
         if changes_root:
             pages.mark_stale(conn, PageKind.ROOT, "", f"{name} {'listed' if page.wheels else 'not listed any more'}")
         pages.mark_stale(conn, PageKind.HOME, "", name)
 
-    def _write_project(self, page: ProjectPage, refused: Collection[str]) -> None:
+    def _write_project(self, page: ProjectPage, refused: Collection[str], told: Sequence[News]) -> None:
         listed = simple.is_listed(page)
         if listed:
             as_html = simple.project_html(page)
@@ -218,8 +224,12 @@ class Publisher:
             writer.write_files(self.output / paths.simple_dir(page.name), index)
         else:
             self._remove_listing(page.name, refused)
-        writer.write_if_changed(self.output / paths.project_json(page.name), project_json.render(page, self.site))
-        writer.write_if_changed(self.output / paths.project_page(page.name), html.project(page, self.site))
+        log_pages.write(self.output, page, self.site, self._log_mark)
+        files = project_files.render(page, self.site, told)
+        for path, data in files.items():
+            writer.write_if_changed(self.output / path, data)
+        directory = self.output / paths.project_dir(page.name)
+        writer.remove_files(directory, lambda name: project_files.is_left_over(name, files))
         if listed:
             self._sweep(page, refused)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 
 import zmq
@@ -36,6 +37,7 @@ peers = RateLimited(log, per=timedelta(minutes=1))
 POLL_MILLISECONDS = 500
 REST = 10  #: packages.json is written no more often than every so many times as long as writing took
 FORGET_SECONDS = 3600.0
+ROWS_AT_ONCE = 1000  #: of packages.json that are put together in memory
 
 
 def run(settings: Settings, context: Context) -> None:
@@ -186,11 +188,14 @@ def write_packages(path: Path, rows: Iterable[tuple[str, int, int]]) -> bool:
 
 
 def _json_parts(rows: Iterable[tuple[str, int, int]]) -> Iterator[bytes]:
+    """One array, a line for each row."""
+    encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one for each row
     yield b"["
-    separator = b"\n"
-    for row in rows:
-        yield separator + json.dumps(row, separators=(",", ":")).encode()
-        separator = b",\n"
+    separator = "\n"
+    lines = map(encode, rows)
+    while part := list(islice(lines, ROWS_AT_ONCE)):
+        yield (separator + ",\n".join(part)).encode()
+        separator = ",\n"
     yield b"\n]\n"
 
 

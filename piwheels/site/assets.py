@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 FILES = Path(__file__).with_name("static")
 SCHEMA = FILES / "project.schema.json"
+CHANGES_SCHEMA = FILES / "changes.schema.json"
 LARGEST = 5 * 1024**2  #: bytes of a file of the operator's
 
 _FIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -22,10 +23,13 @@ _FIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 def files(site: SiteFacts) -> dict[PurePosixPath, bytes]:
     """All of them by place."""
-    shipped = {path.name: path.read_bytes() for path in sorted(FILES.iterdir()) if path.is_file() and path != SCHEMA}
+    elsewhere = (SCHEMA, CHANGES_SCHEMA)
+    found = (path for path in sorted(FILES.iterdir()) if path.is_file() and path not in elsewhere)
+    shipped = {path.name: path.read_bytes() for path in found}
     return {
         **{paths.STATIC / name: data for name, data in {**shipped, **own_files(site.overrides)}.items()},
         paths.PROJECT_SCHEMA: SCHEMA.read_bytes(),
+        paths.CHANGES_SCHEMA: CHANGES_SCHEMA.read_bytes(),
         paths.NOT_FOUND_PAGE: pages.not_found(site),
         paths.SEARCH_PAGE: farm_pages.search(site),
         paths.FAQ_PAGE: farm_pages.faq(site),

@@ -6,10 +6,10 @@ db/page_facts.py reads them; piwheels.site.model makes pages of them. Text is as
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
-from piwheels.vocabulary import DependencyTool, FailureReason, ProjectStatus
+from piwheels.vocabulary import DependencyTool, FailureReason, NewsKind, ProjectStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,8 @@ class ProjectFacts:
     downloads_month: int
     downloads_all: int
     bound: "Bound" = field(default_factory=dict)  #: what the files' names stand for
+    download_days: tuple[tuple[date, int], ...] = ()  #: of the last year, those that have any, oldest first
+    today: date | None = None  #: UTC's, when they were counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,24 @@ class DumpFacts:
     size: int  #: bytes
     unpacked: int  #: bytes
     sha256: str  #: of the file, in hex
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Something that happened to what the site has."""
+
+    id: int  #: never changes; in no particular order
+    serial: int | None  #: in the order of publishing; None: not published yet
+    at: datetime
+    kind: NewsKind
+    project: str
+    version: str = ""  #: empty: the whole project
+    target: str = ""  #: of a build
+    build_id: int | None = None
+    reason: str = ""  #: what a build failed for
+    detail: str = ""
+    has_log: bool = False
+    files: tuple[str, ...] = ()
 
 
 MAIN = ""  #: the main index's space of names; every other is called after its distribution

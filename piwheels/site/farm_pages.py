@@ -222,10 +222,10 @@ def _charts(facts: StatsFacts) -> Iterator[Series]:
     ):
         chart = charts.over_time(points, ident=ident, title=title, series=words, today=facts.today)
         if chart is not None:
-            yield Series(ident, title, words, chart, _months(points))
+            yield Series(ident, title, words, chart, months(points))
 
 
-def _months(points: Sequence[Point]) -> list[tuple[str, Sequence[int]]]:
+def months(points: Sequence[Point]) -> list[tuple[str, Sequence[int]]]:
     """The numbers by month, latest first."""
     found: dict[str, list[int]] = {}
     for point in points:

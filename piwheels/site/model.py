@@ -9,9 +9,9 @@ builder's hands read the same.
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
-from pathlib import PurePosixPath
+from functools import lru_cache
 
 from piwheels.master.planner import Code, Verdict, wheel_name
 from piwheels.master.targets import Target
@@ -69,7 +69,18 @@ class Cell:
     detail: str = ""  #: what the builder said of it; may have several lines
     duration: timedelta | None = None
     finished: datetime | None = None
-    log: PurePosixPath | None = None  #: in the published tree
+    build_id: int | None = None  #: of the latest attempt
+    has_log: bool = False
+
+    @property
+    def log(self) -> str | None:
+        """Where its log is in the published tree."""
+        return paths.log_place(self.build_id) + ".txt.gz" if self.has_log and self.build_id else None
+
+    @property
+    def log_page(self) -> str | None:
+        """The same for people; of an attempt that failed."""
+        return paths.log_place(self.build_id) + ".html.gz" if self.has_log and self.build_id and self.failure else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,7 @@ class Wheel:
     abi_tag: str
     builder_abi: str
     build_id: int
+    build_duration: timedelta
     targets: tuple[str, ...]  #: that it serves, oldest first
     apt: tuple[str, ...]
     pip: tuple[str, ...]
@@ -130,6 +142,8 @@ class ProjectPage:
     releases: tuple[Release, ...]  #: newest first
     downloads_month: int
     downloads_all: int
+    download_days: tuple[tuple[date, int], ...]  #: of the last year, those that have any, oldest first
+    today: date | None  #: UTC's, when they were counted
 
     @property
     def wheels(self) -> tuple[Wheel, ...]:
@@ -187,6 +201,8 @@ def project_page(
         ),
         downloads_month=facts.downloads_month,
         downloads_all=facts.downloads_all,
+        download_days=facts.download_days,
+        today=facts.today,
     )
 
 
@@ -269,9 +285,11 @@ def _wheels(
     by_name = {target.name: target for target in columns}
     wheels = []
     for file in sorted(files, key=lambda f: f.filename):
-        built_for, name = by_name.get(builds[file.build_id].target), fit_name(file.filename)
+        build, name = builds[file.build_id], fit_name(file.filename)
+        built_for = by_name.get(build.target)
         if built_for is not None and name is not None:
-            wheels.append(_wheel(release, file, name, built_for, _served(file.filename, verdicts, columns)))
+            serves = _served(file.filename, verdicts, columns)
+            wheels.append(_wheel(release, file, name, built_for, serves, build.duration))
     return tuple(wheels)
 
 
@@ -282,19 +300,21 @@ def _served(filename: str, verdicts: Mapping[str, Verdict], columns: Sequence[Ta
 
 
 def _wheel(
-    release: ReleaseFacts, file: FileFacts, name: WheelName, built_for: Target, serves: tuple[str, ...]
+    release: ReleaseFacts,
+    file: FileFacts,
+    name: WheelName,
+    built_for: Target,
+    serves: tuple[str, ...],
+    took: timedelta = timedelta(0),
 ) -> Wheel:
-    needs = {
-        tool: tuple(sorted({clean(name) for t, name in file.dependencies if t is tool} - {""}))
-        for tool in DependencyTool
-    }
+    needs = _needs(file.dependencies)
     return Wheel(
         filename=file.filename,
         version=release.version,
         size=file.size,
         sha256=file.sha256,
         metadata_sha256=file.metadata_sha256,
-        requires_python=valid_requires_python(file.requires_python or ""),
+        requires_python=_requires_python(file.requires_python or ""),
         yanked=file.yanked or release.yanked,
         yanked_reason=clean(file.yanked_reason if file.yanked else release.yanked_reason if release.yanked else ""),
         uploaded=file.uploaded,
@@ -302,11 +322,25 @@ def _wheel(
         abi_tag=name.abi_tag,
         builder_abi=built_for.abi,
         build_id=file.build_id,
+        build_duration=took,
         targets=serves or (built_for.name,),
         apt=tuple(name for name in needs[DependencyTool.APT] if name not in built_for.preinstalled),
         pip=needs[DependencyTool.PIP],
         unknown=needs[DependencyTool.NONE],
     )
+
+
+# Wheels of a project are much alike, so these are asked for the same again and again.
+
+
+@lru_cache(maxsize=2000)
+def _needs(dependencies: tuple[tuple[DependencyTool, str], ...]) -> dict[DependencyTool, tuple[str, ...]]:
+    return {
+        tool: tuple(sorted({clean(name) for t, name in dependencies if t is tool} - {""})) for tool in DependencyTool
+    }
+
+
+_requires_python = lru_cache(maxsize=2000)(valid_requires_python)
 
 
 # What is said of a release and a target
@@ -348,7 +382,8 @@ def _cell(target: str, verdict: Verdict | None, attempt: BuildFacts | None, whee
         detail=clean_lines(attempt.detail).strip(),
         duration=attempt.duration,
         finished=attempt.finished,
-        log=paths.log_path(attempt.id) if attempt.has_log else None,
+        build_id=attempt.id,
+        has_log=attempt.has_log,
     )
 
 
@@ -376,7 +411,7 @@ class Reason:
     status: Status
     words: str
     detail: str
-    log: PurePosixPath | None
+    log: str | None  #: where its page is in the published tree, if it has one
 
 
 def reasons(release: Release) -> tuple[Reason, ...]:
@@ -386,6 +421,6 @@ def reasons(release: Release) -> tuple[Reason, ...]:
         if cell.status is not Status.SUCCESS:
             groups[cell.status, cell.words, cell.detail if cell.status is Status.FAILED else ""].append(cell)
     return tuple(
-        Reason(listed([cell.target for cell in cells]), status, words, detail, cells[0].log)
+        Reason(listed([cell.target for cell in cells]), status, words, detail, cells[0].log_page)
         for (status, words, detail), cells in groups.items()
     )

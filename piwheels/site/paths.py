@@ -32,6 +32,10 @@ FAQ_PAGE = PurePosixPath("faq/index.html")
 API_PAGE = PurePosixPath("api/index.html")
 PACKAGES_JSON = PurePosixPath("packages.json")
 PROJECT_SCHEMA = PurePosixPath("schema/project.json")
+CHANGES_SCHEMA = PurePosixPath("schema/changes.json")
+CHANGES = PurePosixPath("changes")  #: the directory of the pages with older ones
+CHANGES_JSON = PurePosixPath("changes.json")
+CHANGES_ATOM = PurePosixPath("changes.atom")
 DUMP = PurePosixPath("pypi-metadata.json.zst")
 DUMP_ABOUT = PurePosixPath("pypi-metadata")  #: the directory of what is said of the dump, for people and for programs
 
@@ -80,16 +84,46 @@ def project_page(project: str) -> PurePosixPath:
     return project_dir(project) / INDEX_HTML
 
 
+def releases_page(project: str, number: int) -> PurePosixPath:
+    """One of the pages that have what does not go on a project's own."""
+    return project_dir(project) / f"releases-{number}.html"
+
+
 def project_json(project: str) -> PurePosixPath:
     """A project's page for programs; its URL is the directory."""
     return project_dir(project) / "json" / "index.json"
 
 
+def project_feed(project: str) -> PurePosixPath:
+    """A project's Atom feed."""
+    return project_dir(project) / "changes.atom"
+
+
+def project_badge(project: str) -> PurePosixPath:
+    """A project's badge, for its README."""
+    return project_dir(project) / "badge.svg"
+
+
+def changes_page(number: int) -> PurePosixPath:
+    """A page of older changes, by number from 1."""
+    return CHANGES / f"{number}.json"
+
+
 def log_path(build_id: int) -> PurePosixPath:
     """The log of a build: gzip, UTF-8 text. At most a thousand files or directories in each directory."""
+    return PurePosixPath(log_place(build_id) + ".txt.gz")
+
+
+def log_place(build_id: int) -> str:
+    """Where the log of a build is, without the ending that says in which form."""
     if build_id < 1:
         raise ValueError(f"not the number of a build: {build_id}")
-    return LOGS / f"{build_id // 1_000_000:04d}" / f"{build_id // 1000 % 1000:03d}" / f"{build_id}.txt.gz"
+    return f"{LOGS}/{build_id // 1_000_000:04d}/{build_id // 1000 % 1000:03d}/{build_id}"
+
+
+def log_page(build_id: int) -> PurePosixPath:
+    """The same for people: gzip, HTML, beside it."""
+    return PurePosixPath(log_place(build_id) + ".html.gz")
 
 
 def url_path(path: PurePosixPath) -> str:

@@ -8,6 +8,7 @@ Times in fields that other farms have are ``YYYY-MM-DD HH:MM:SS`` in UTC; in fie
 import json
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from piwheels.site import paths
 from piwheels.site.facts import SiteFacts
@@ -34,30 +35,32 @@ def document(page: ProjectPage, site: SiteFacts) -> dict[str, Any]:
         "skip_reason": page.skip_reason,
         "aliases": list(page.aliases),
         "downloads": {"month": page.downloads_month, "all": page.downloads_all},
+        "badge_url": f"{site.base_url}/{paths.url_path(paths.project_badge(page.name))}",
     }
 
 
 def _release(page: ProjectPage, release: Release, site: SiteFacts) -> dict[str, Any]:
+    base = f"{site.base_url}/{paths.simple_dir(page.name)}"
     return {
         "released": _seed_time(release.released),
         "prerelease": release.prerelease,
         "yanked": release.yanked,
         "skip_reason": release.skip_reason or page.skip_reason,
-        "files": {wheel.filename: _file(page, wheel, site) for wheel in release.wheels},
+        "files": {wheel.filename: _file(wheel, base) for wheel in release.wheels},
         "yanked_reason": release.yanked_reason,
         "builds": {cell.target: _build(cell, site) for cell in release.cells},
         "on_pypi": list(release.on_pypi),
     }
 
 
-def _file(page: ProjectPage, wheel: Wheel, site: SiteFacts) -> dict[str, Any]:
+def _file(wheel: Wheel, base: str) -> dict[str, Any]:
     return {
         "filesize": wheel.size,
         "filehash": wheel.sha256.hex(),
         "platform": wheel.platform_tag,
         "builder_abi": wheel.builder_abi,
         "file_abi_tag": wheel.abi_tag,
-        "file_url": f"{site.base_url}/{paths.url_path(paths.wheel_path(page.name, wheel.filename))}",
+        "file_url": f"{base}/{quote(wheel.filename)}",
         "requires_python": wheel.requires_python,
         "apt_dependencies": list(wheel.apt),
         "pip_dependencies": list(wheel.pip),
@@ -68,6 +71,7 @@ def _file(page: ProjectPage, wheel: Wheel, site: SiteFacts) -> dict[str, Any]:
         "metadata_hash": wheel.metadata_sha256.hex(),
         "targets": list(wheel.targets),
         "build": wheel.build_id,
+        "build_duration": round(wheel.build_duration.total_seconds(), 3),
     }
 
 
@@ -79,7 +83,9 @@ def _build(cell: Cell, site: SiteFacts) -> dict[str, Any]:
         "detail": cell.detail,
         "duration": None if cell.duration is None else round(cell.duration.total_seconds(), 3),
         "finished": None if cell.finished is None else stamp(cell.finished),
-        "log_url": None if cell.log is None else f"{site.base_url}/{paths.url_path(cell.log)}",
+        "log_url": None if cell.log is None else f"{site.base_url}/{cell.log}",
+        "log_page_url": None if cell.log_page is None else f"{site.base_url}/{cell.log_page}",
+        "build": cell.build_id,
     }
 
 

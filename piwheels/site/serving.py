@@ -162,6 +162,8 @@ def content_type(name: str) -> tuple[str, str]:
     """Media type and content encoding of a file, by its name."""
     if name.endswith(".txt.gz"):  # build logs are kept compressed and read as text
         return CONTENT_TYPES[".txt"], "gzip"
+    if re.fullmatch(r"[0-9]+\.html\.gz", name):  # so are their pages
+        return CONTENT_TYPES[".html"], "gzip"
     return CONTENT_TYPES.get(PurePosixPath(name).suffix, "application/octet-stream"), ""
 
 

@@ -67,6 +67,15 @@ def write_files(directory: Path, files: Mapping[str, bytes]) -> list[str]:
     return changed
 
 
+def write_plain(path: Path, data: bytes) -> None:
+    """Make ``path`` hold ``data`` as it is, without a twin, durably."""
+    make_directory(path.parent)
+    temporary = path.with_name(f".{path.name}.tmp")
+    _write_temporary(temporary, data)
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
 def _holds(path: Path, data: bytes) -> bool:
     """Whether a file and its twin are as write_files would leave them."""
     try:

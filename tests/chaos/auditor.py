@@ -24,6 +24,8 @@ BLAMELESS = frozenset(
 _LINK = re.compile(r'<a href="([^"#]*)(?:#sha256=([0-9a-f]{64}))?"([^>]*)>([^<]*)</a>')
 _METADATA = re.compile(r'data-core-metadata="sha256=([0-9a-f]{64})"')
 _LOG = re.compile(r"logs/\d{4}/\d{3}/(\d+)\.txt\.gz")
+_LOG_PAGE = re.compile(r"logs/\d{4}/\d{3}/(\d+)\.html\.gz")
+_CHANGES = re.compile(r"changes(?:/\d+)?\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ def read_folder(root: Path) -> dict[str, OnDisk]:
 
 def audit(books: Books, tree: Tree) -> list[str]:
     """What is wrong, sorted; empty: nothing."""
-    checks = (_attempts, _rest, _store, _links, _indexes, _root, _documents, _logs, _leftovers)
+    checks = (_attempts, _rest, _store, _links, _indexes, _root, _documents, _logs, _changes, _leftovers)
     return sorted({problem for check in checks for problem in check(books, tree)})
 
 
@@ -340,6 +342,28 @@ def _logs(books: Books, tree: Tree) -> Iterator[str]:
         if number not in with_log:
             yield f"{path} is the log of no build"
         yield from _unreadable(path, tree)
+    failed = {build.id for build in books.builds if build.has_log and not build.ok}
+    for path in tree.www:
+        if match := _LOG_PAGE.fullmatch(path):
+            yield from _unreadable(path, tree)
+            if int(match[1]) not in failed:
+                yield f"{path} is the page of no failed build's log"
+
+
+def _changes(books: Books, tree: Tree) -> Iterator[str]:
+    """Every build was told of once, as what it was, under serials without gaps."""
+    told: dict[int, Any] = {}
+    for path in filter(_CHANGES.fullmatch, tree.www):
+        for change in json.loads(tree.www[path].data)["changes"]:
+            if told.setdefault(change["serial"], change) != change:
+                yield f"serial {change['serial']} stands for different changes"
+    if sorted(told) != list(range(1, len(told) + 1)):
+        yield "serials of changes have gaps"
+    known = Counter((build.id, "built" if build.ok else "failed") for build in books.builds)
+    said = Counter((change["build"], change["change"]) for change in told.values())
+    for number, kind in sorted(known | said):
+        if known[number, kind] != said[number, kind]:
+            yield f"{said[number, kind]} changes say that build {number} {kind}, which is true of {known[number, kind]}"
 
 
 def _leftovers(books: Books, tree: Tree) -> Iterator[str]:

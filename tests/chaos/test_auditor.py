@@ -51,6 +51,11 @@ def document(status: str, files: Mapping[str, object], version: str = "1.0") -> 
     return json.dumps({"releases": {version: {"builds": {"pi": {"status": status}}, "files": files}}}).encode()
 
 
+def changes(*told: tuple[int, str], first: int = 1) -> bytes:
+    entries = [{"serial": n, "build": build, "change": kind} for n, (build, kind) in enumerate(told, first)]
+    return json.dumps({"changes": entries}).encode()
+
+
 SHOWN = {NAME: {"filehash": SHA, "filesize": len(WHEEL)}}
 BOOKS = Books(
     releases=[Release("one", "1.0"), Release("bad", "1.0", good=False)],
@@ -80,6 +85,9 @@ TREE = Tree(
         "project/bad/json/index.json": disk(document("failed", {})),
         "logs/0000/000/2.txt.gz": disk(packed(b"fine")),
         "logs/0000/000/3.txt.gz": disk(packed(b"no")),
+        "logs/0000/000/3.html.gz": disk(packed(b"no")),
+        "changes/1.json": disk(changes((1, "failed"), (3, "failed"))),
+        "changes.json": disk(changes((3, "failed"), (2, "built"), first=2)),
     },
     store={f"{SHA[:2]}/{SHA}": disk(WHEEL), f"{META[:2]}/{META}": disk(METADATA)},
 )
@@ -173,6 +181,11 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a log is missing": (at("logs/0000/000/2.txt.gz", GONE), "build 2 says that it has a log, and has none"),
     "a log of nothing": (at("logs/0000/000/7.txt.gz", disk(packed(b""))), "7.txt.gz is the log of no build"),
     "half a log": (at("logs/0000/000/2.txt.gz", disk(packed(b"fine")[:-5])), "2.txt.gz cannot be unpacked"),
+    "a page of a log of nothing": (at("logs/0000/000/2.html.gz", disk(packed(b""))), "no failed build's log"),
+    "a build is not told of": (at("changes.json", disk(changes())), "0 changes say that build 2 built"),
+    "told twice": (at("changes/2.json", disk(changes((2, "built"), first=4))), "2 changes say that build 2 built"),
+    "a gap": (at("changes.json", disk(changes((2, "built"), first=9))), "serials of changes have gaps"),
+    "a serial moved": (at("changes/2.json", disk(changes((2, "built")))), "serial 1 stands for different changes"),
     "a temporary file": (at("simple/one/.index.html.tmp", disk(b"")), "a temporary file is left"),
     "an old twin": (at("simple/one/index.html.gz", disk(packed(b"old"))), "index.html.gz is not what is beside it"),
     "a twin alone": (at("project/one/index.htm.gz", disk(packed(b"x"))), "index.htm.gz is not what is beside it"),

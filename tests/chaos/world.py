@@ -16,7 +16,7 @@ from sqlalchemy import Connection, func, insert, select, tuple_, update
 from piwheels import settings as declarations
 from piwheels.db import migrate, pages, planning, slaves, targets
 from piwheels.db.engine import in_transaction, make_engine
-from piwheels.db.tables import builds, files, jobs, projects, published, releases, upstream_files
+from piwheels.db.tables import builds, files, jobs, news, projects, published, releases, upstream_files
 from piwheels.db.tables import pages as page_table
 from piwheels.db.tables import slaves as slave_table
 from piwheels.db.tables import targets as target_table
@@ -188,9 +188,11 @@ class World:
         return int(conn.scalar(select(func.count()).where(builds.c.reason.is_(None) | ~fault)) or 0)
 
     def waiting(self, conn: Connection) -> tuple[int, int]:
-        """Jobs and stale pages that there are."""
+        """Jobs there are; and stale pages, with news that are to be published."""
         count = select(func.count())
-        return int(conn.scalar(count.select_from(jobs)) or 0), int(conn.scalar(count.select_from(page_table)) or 0)
+        unpublished = conn.scalar(count.select_from(news).where(news.c.serial.is_(None))) or 0
+        stale = conn.scalar(count.select_from(page_table)) or 0
+        return int(conn.scalar(count.select_from(jobs)) or 0), int(stale) + int(unpublished)
 
     def turn_clock(self, conn: Connection, seconds: float) -> bool:
         """Let the database's clock jump: every moment that it compares its clock with is moved the other way. A row
@@ -207,7 +209,7 @@ class World:
         after = ""
         while names := pages.mark_published(conn, after=after):
             after = names[-1]
-        for kind in (PageKind.ROOT, PageKind.HOME):
+        for kind in (PageKind.ROOT, PageKind.HOME, PageKind.CHANGES):
             pages.mark_stale(conn, kind, "", "is it the same?")
 
     def sweep(self) -> int:

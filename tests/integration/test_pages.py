@@ -215,7 +215,7 @@ def test_marking_everything_in_batches(database: Engine, monkeypatch: pytest.Mon
         assert pages.rendered_with(conn) == ""
         pages.note_rendered_with(conn, "look")
         assert pages.rendered_with(conn) == "look"
-        assert pages.stale_count(conn) == 3 + 1 + len(pages.BESIDE)
+        assert pages.stale_count(conn) == 3 + 2 + len(pages.BESIDE)
 
 
 # What pages show
@@ -233,6 +233,7 @@ def test_downloads_of_thirty_days_and_all(database: Engine) -> None:
         loaded = page_facts.load_project(conn, "foo", today=today)
     assert loaded is not None
     assert (loaded.downloads_month, loaded.downloads_all) == (11, 1111)
+    assert loaded.download_days == tuple((today - timedelta(days=days), n) for days, n in ((30, 100), (29, 10), (0, 1)))
 
 
 def test_a_project_that_is_not_known(database: Engine) -> None:

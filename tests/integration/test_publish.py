@@ -522,14 +522,14 @@ def test_a_change_while_the_page_is_rendered_is_published_next(farm: Farm, monke
     release = farm.release()
     farm.build(release)
     other = "foo-1.0-1-cp311-cp311-linux_armv7l.whl"
-    real = publish.html.project
+    real = publish.project_files.render
 
-    def meanwhile(*args: object) -> bytes:
-        monkeypatch.setattr(publish.html, "project", real)
+    def meanwhile(*args: object) -> object:
+        monkeypatch.setattr(publish.project_files, "render", real)
         farm.build(release, other, content=b"x = 2\n")
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(publish.html, "project", meanwhile)
+    monkeypatch.setattr(publish.project_files, "render", meanwhile)
     farm.publisher.step()
     assert set(farm.listed()) == {WHEEL}
     farm.publisher.step()
@@ -539,15 +539,15 @@ def test_a_change_while_the_page_is_rendered_is_published_next(farm: Farm, monke
 def test_one_page_that_fails_holds_up_no_other(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     farm.build(farm.release())
     farm.build(farm.release("bar"), "bar-1.0-py3-none-any.whl")
-    real = publish.html.project
+    real = publish.project_files.render
 
-    def broken(page: object, *args: object) -> bytes:
+    def broken(page: object, *args: object) -> object:
         if page.name == "foo":  # type: ignore[attr-defined]
             raise OSError(28, "No space left on device")
         return real(page, *args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(publish.html, "project", broken)
+        patch.setattr(publish.project_files, "render", broken)
         farm.publisher.step()
     assert list(farm.listed("bar")) == ["bar-1.0-py3-none-any.whl"]
     with farm.database.begin() as conn:
@@ -561,10 +561,10 @@ def test_two_workers_never_write_one_project_at_the_same_time(farm: Farm, monkey
     """The second finds the page locked although the first one's claim has run out, and leaves it."""
     farm.build(farm.release())
     second = farm.new_publisher(index=2)
-    real = publish.html.project
+    real = publish.project_files.render
     written: list[str] = []
 
-    def slow(*args: object) -> bytes:
+    def slow(*args: object) -> object:
         if not written:
             written.append("first")
             with farm.database.begin() as conn:
@@ -573,7 +573,7 @@ def test_two_workers_never_write_one_project_at_the_same_time(farm: Farm, monkey
             assert second.counts.rendered == 0
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(publish.html, "project", slow)
+    monkeypatch.setattr(publish.project_files, "render", slow)
     farm.publisher.step()
     farm.settle(second)
     farm.check()

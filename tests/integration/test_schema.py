@@ -32,6 +32,7 @@ ENUMS: dict[str, type[StrEnum]] = {
     "page_kind": vocabulary.PageKind,
     "watch_state": vocabulary.WatchState,
     "slave_wish": vocabulary.SlaveWish,
+    "news_kind": vocabulary.NewsKind,
 }
 
 

@@ -89,6 +89,7 @@ def plant(root: Path) -> None:
     log = root / "logs/0000/000/1.txt.gz"
     log.parent.mkdir(parents=True)
     log.write_bytes(gzip.compress("built ✓\n".encode()))
+    log.with_name("1.html.gz").write_bytes(gzip.compress("built ✓\n".encode()))
     for name in ("simple/index.v1_json", "project/rpi-x/json/index.json", "packages.json"):
         (root / f"{name}.gz").write_bytes(gzip.compress((root / name).read_bytes()))
     (root.parent / "outside.txt").write_text("outside")
@@ -240,13 +241,15 @@ def test_pages_for_people(site: Site) -> None:
     assert dump.headers["content-type"] == "application/zstd" and "content-encoding" not in dump.headers
 
 
-def test_logs_are_text(site: Site) -> None:
-    packed = site.get("/logs/0000/000/1.txt.gz", Accept_Encoding="gzip, br")
-    assert (packed.status, packed.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+@pytest.mark.parametrize(("ending", "kind"), [("txt", "text/plain"), ("html", "text/html")])
+def test_logs_and_their_pages_are_read_unpacked(site: Site, ending: str, kind: str) -> None:
+    packed = site.get(f"/logs/0000/000/1.{ending}.gz", Accept_Encoding="gzip, br")
+    assert (packed.status, packed.headers["content-type"]) == (200, f"{kind}; charset=utf-8")
+    assert "default-src 'self'" in packed.headers["content-security-policy"]
     assert packed.headers["content-encoding"] == "gzip"
     assert packed.headers["cache-control"] == "public, max-age=86400"
     assert gzip.decompress(packed.body).decode() == "built ✓\n"
-    plain = site.get("/logs/0000/000/1.txt.gz")
+    plain = site.get(f"/logs/0000/000/1.{ending}.gz")
     assert (plain.status, plain.body.decode()) == (200, "built ✓\n")
     assert "Accept-Encoding" in plain.has("vary") and "content-encoding" not in plain.headers
 

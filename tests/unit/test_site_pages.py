@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from piwheels.site import assets, pages, paths, rendering, text
+from piwheels.site import assets, pages, paths, project_page, release_rows, rendering, text
 from piwheels.site.facts import ProjectFacts, SiteFacts
-from piwheels.site.model import FAILURES, Status
+from piwheels.site.model import FAILURES, ProjectPage, Status
 from piwheels.vocabulary import DependencyTool, FailureReason, ProjectStatus
 from tests import site_facts as make
 
@@ -40,13 +40,20 @@ def words(document: Any) -> str:
 
 
 def project(facts: ProjectFacts | None = None, site: SiteFacts = make.SITE) -> Any:
-    return parse(pages.project(make.page(facts), site))
+    return parse(project_page.render(make.page(facts), site)[0])
+
+
+def many(count: int) -> ProjectPage:
+    """A project of many releases, with files of the first."""
+    releases = (*make.project().releases, *(make.release(number, f"3.{number}") for number in range(5, count + 1)))
+    return make.page(make.project(releases=releases))
 
 
 def every_page(site: SiteFacts = make.SITE) -> dict[str, bytes]:
     return {
-        "project": pages.project(make.page(), site),
-        "bare project": pages.project(make.page(make.project(releases=(), builds=(), files=())), site),
+        "project": project_page.render(make.page(), site)[0],
+        "a part of a project": project_page.render(many(400), site)[1],
+        "bare project": project_page.render(make.page(make.project(releases=(), builds=(), files=())), site)[0],
         "404": pages.not_found(site),
     }
 
@@ -66,7 +73,7 @@ def test_pages_fetch_nothing_from_elsewhere() -> None:
             for element in document.iter(tag):
                 target = element.get(attribute)
                 assert target and not re.match(r"[a-z]+:|//", target), f"{name} loads {target}"
-                if element.get("rel") != "alternate":
+                if element.get("rel") != "alternate" and target != "badge.svg":
                     assert target.lstrip("./") in shipped
         assert not list(document.iter("style"))
         assert not [
@@ -121,7 +128,9 @@ def test_project_says_how_to_install_it() -> None:
     said = words(project())
     assert "pip install --extra-index-url https://wheels.example.org/simple/ foo-bar" in said
     assert "uv pip install --index https://wheels.example.org/simple/ foo-bar" in said
-    assert "First, the system packages that 1.10 needs: sudo apt install libopenblas0" in said
+    assert (
+        "First, the system packages that the wheels of 1.10 need: on all targets sudo apt install libopenblas0" in said
+    )
 
 
 def test_packages_are_named_by_target_where_they_differ() -> None:
@@ -130,11 +139,11 @@ def test_packages_are_named_by_target_where_they_differ() -> None:
         facts.files[1], dependencies=((DependencyTool.APT, "libatlas3-base"), (DependencyTool.NONE, "libodd.so.1"))
     )
     page = make.page(replace(facts, files=(facts.files[0], other)))
-    found = pages.install(page, make.SITE)
+    found = project_page.install(page, make.SITE)
     assert found is not None
     assert found.apt == (
-        pages.Need(("libatlas3-base",), "bookworm-arm64"),
-        pages.Need(("libopenblas0",), "bookworm-armhf"),
+        project_page.Need(("libatlas3-base",), "bookworm-arm64"),
+        project_page.Need(("libopenblas0",), "bookworm-armhf"),
     )
     assert found.unknown == ("libodd.so.1",)
     assert found.pip.endswith("foo-bar==1.0")  # the latest release has no wheel, so an installer must be told
@@ -151,7 +160,9 @@ def test_a_project_without_wheels_says_why() -> None:
 def test_why_is_said_for_each_target() -> None:
     said = words(project(make.project()))
     assert "Where there is no wheel of 1.10" in said
-    assert "bookworm-arm64: The build failed. Read the log.gcc said no and that was that" in said
+    assert (
+        "bookworm-arm64: The build failed. Read the log from where it went wrong.gcc said no and that was that" in said
+    )
     assert "trixie-armhf: PyPI itself has a wheel for it, so none is built here. Installers take that one." in said
     assert "trixie-arm64: It is waiting to be built." in said
 
@@ -160,21 +171,23 @@ def test_table_of_releases() -> None:
     document = project()
     table = next(document.iter("table"))
     rows = ["".join(" ".join(row.itertext()).split()) for row in table.iter("tr")]
-    assert rows[0] == "VersionReleasedbookworm-armhfbookworm-arm64trixie-armhftrixie-arm64"
-    assert rows[1].startswith("2.0rc1pre-release") and rows[1].endswith("notbuiltonalltargetsanewerreleaseisbuilt")
+    assert rows[0] == "ReleaseFilesbookworm-armhfbookworm-arm64trixie-armhftrixie-arm64"
+    assert rows[1].startswith("2.0rc12025-10-20pre-release") and rows[1].endswith(
+        "notbuiltonalltargetsanewerreleaseisbuilt"
+    )
     assert "1min23s" in rows[2] and "PyPIservesit" in rows[2] and "waiting" in rows[2]
     links = [a.get("href") for a in table.iter("a")]
-    assert "../../logs/0000/000/5.txt.gz" in links
+    assert "../../logs/0000/000/5.html.gz#error" in links and "../../logs/0000/000/1.txt.gz" in links
 
 
 def test_files_show_size_hash_and_needs() -> None:
     document = project()
     said = words(document)
-    assert "3.0 kB" in said and "03" * 32 in said and "030303030303…" in said
+    assert "3.0 kB" in said and "03" * 32 in said
     assert "../../simple/foo-bar/foo_bar-1.10-cp311-cp311-linux_armv7l.whl" in [
         a.get("href") for a in document.iter("a")
     ]
-    assert [d.get("open") for d in document.iter("details") if d.get("class") == "files"] == ["open", None, None]
+    assert [d.get("open") for d in document.iter("details") if d.get("class") == "files"] == ["", None, None]
 
 
 def test_downloads_and_spellings() -> None:
@@ -198,15 +211,54 @@ def test_notices(values: dict[str, Any], expected: str) -> None:
     assert expected in words(project(make.project(**values)))
 
 
-def test_many_releases_are_folded() -> None:
-    releases = tuple(make.release(number, f"1.{number}") for number in range(40))
-    document = project(make.project(releases=releases, builds=(), files=()))
-    tables = list(document.iter("table"))
-    assert [len(list(table.iter("tr"))) for table in tables] == [1 + pages.SHOWN, 1 + 40 - pages.SHOWN]
-    assert "28 older releases" in words(document)
-    assert not [d for d in document.iter("details") if d.get("open")]
-    one_more = project(make.project(releases=releases[: pages.SHOWN + 1], builds=(), files=()))
-    assert len(list(one_more.iter("table"))) == 1
+def test_downloads_are_drawn() -> None:
+    assert not list(project().iter("figure"))
+    days = tuple((make.NOW.date() - timedelta(days=day), 10 + day) for day in range(300, -1, -50))
+    document = project(make.project(download_days=days, today=make.NOW.date()))
+    (figure,) = document.iter("figure")
+    assert len(list(figure.iter("{http://www.w3.org/2000/svg}rect"))) == len(days)
+    assert "Downloads of Foo.Bar by month, as a table" in words(document)
+
+
+def test_long_tables_have_a_filter() -> None:
+    assert not [form for form in project().iter("form") if form.get("class") == "filter"]
+    long = parse(project_page.render(many(13), make.SITE)[0])
+    (form,) = (form for form in long.iter("form") if form.get("class") == "filter")
+    assert form.get("hidden")  # until there is a script that makes use of it
+    assert [option.get("value") for option in form.iter("option")] == [
+        "",
+        *(target.name for target in make.TARGETS),
+        "",
+        *Status,
+    ]
+
+
+def test_many_releases_go_on_further_pages() -> None:
+    own, *parts = (parse(data) for data in project_page.render(many(700), make.SITE))
+    rows = [len(list(document.iter("tr"))) - 1 for document in (own, *parts)]
+    assert rows == [300, 300, 300, 100]  # the last of the parts are the newest, so that a new release changes no other
+    assert "The newest 300 of 700 releases." in words(own)
+    links = [a.get("href") for a in own.iter("a")]
+    assert [link for link in links if link.startswith("releases-")] == [f"releases-{n}.html" for n in (3, 2, 1)]
+    assert "releases-1.html#v1.10" not in links  # that release is not in the table
+    assert "#v1.10" in [a.get("href") for a in parts[0].iter("a")]
+    assert "v1.10" in [e.get("id") for e in parts[0].iter("ul")]
+    assert [a.get("href") for a in parts[1].iter("a") if a.get("aria-current")] == ["releases-2.html"]
+
+
+def test_every_link_within_a_project_leads_somewhere() -> None:
+    for page in (make.page(), many(350)):
+        documents = [parse(data) for data in project_page.render(page, make.SITE)]
+        names = ["", *(f"releases-{number}.html" for number in range(1, len(documents)))]
+        ids = {
+            name: {e.get("id") for e in document.iter() if isinstance(e.tag, str)}
+            for name, document in zip(names, documents, strict=True)
+        }
+        for name, document in zip(names, documents, strict=True):
+            for link in (a.get("href") for a in document.iter("a")):
+                place, _, anchor = link.partition("#")
+                if place.startswith("releases-") or not place:
+                    assert not anchor or anchor in ids[place or name], link
 
 
 def test_links_of_the_404_page_start_at_the_root_that_the_site_has() -> None:
@@ -234,8 +286,9 @@ def test_contact(contact: str, href: str) -> None:
 
 def check_harmless(data: bytes) -> None:
     document = parse(data)
-    assert [e.get("src").rpartition("/")[2] for e in document.iter("script")] == ["theme.js", "site.js"]
-    assert not list(document.iter("img"))
+    scripts = [e.get("src").rpartition("/")[2] for e in document.iter("script")]
+    assert scripts in (["theme.js", "site.js"], ["theme.js", "site.js", "project.js"])
+    assert {image.get("src") for image in document.iter("img")} <= {"badge.svg"}
     for element in document.iter("a"):
         assert not element.get("href").lower().startswith(("javascript:", "data:"))
 
@@ -261,7 +314,7 @@ def test_hostile_text_stays_text() -> None:
         files=files,
     )
     site = replace(make.SITE, name=text.clean(HOSTILE), contact=text.clean(HOSTILE))
-    data = pages.project(make.page(hostile), site)
+    data = project_page.render(make.page(hostile), site)[0]
     check_harmless(data)
     assert "${1+1}" in words(parse(data))
 
@@ -273,7 +326,7 @@ def test_any_text_makes_valid_pages(anything: str) -> None:
         summary=anything, display_name=anything, aliases=(anything,), status_reason=anything, skip_reason=anything
     )
     builds = tuple(replace(build, detail=anything) for build in facts.builds)
-    check_harmless(pages.project(make.page(replace(facts, builds=builds)), make.SITE))
+    check_harmless(project_page.render(make.page(replace(facts, builds=builds)), make.SITE)[0])
 
 
 # Words
@@ -324,5 +377,5 @@ def test_terminal_escapes_are_removed_whole() -> None:
 
 
 def test_statuses_all_have_words() -> None:
-    assert set(pages.WORDS) == set(Status)
+    assert list(release_rows.WORDS) == list(Status)
     assert set(FAILURES) == set(FailureReason)

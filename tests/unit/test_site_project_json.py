@@ -84,6 +84,7 @@ def test_head() -> None:
         "skip_reason": "",
         "aliases": ["foo_bar"],
         "downloads": {"month": 12, "all": 34567},
+        "badge_url": "https://wheels.example.org/project/foo-bar/badge.svg",
     }
 
 
@@ -111,6 +112,8 @@ def test_builds() -> None:
         "duration": 83.0,
         "finished": "2026-11-20T10:11:12Z",
         "log_url": "https://wheels.example.org/logs/0000/000/5.txt.gz",
+        "log_page_url": "https://wheels.example.org/logs/0000/000/5.html.gz",
+        "build": 5,
     }
     assert builds["bookworm-armhf"]["status"] == "success"
     assert builds["trixie-arm64"] == {
@@ -121,6 +124,8 @@ def test_builds() -> None:
         "duration": None,
         "finished": None,
         "log_url": None,
+        "log_page_url": None,
+        "build": None,
     }
 
 
@@ -143,6 +148,7 @@ def test_a_file() -> None:
         "metadata_hash": "65" * 32,
         "targets": ["bookworm-armhf"],
         "build": 1,
+        "build_duration": 83.0,
     }
 
 
