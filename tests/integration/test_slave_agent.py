@@ -26,6 +26,7 @@ from piwheels.wire import messages as m
 from piwheels.wire.gate import Gate
 from piwheels.wire.transfer import Complete, Receiver, Write
 from tests.files_server import serve
+from tests.missing import leave_out
 from tests.sdists import Sdist, make_sdist
 from tests.waiting import wait_for
 
@@ -218,7 +219,7 @@ def debian_environment(world: World) -> str:
     """A Python with Debian's own packages, the old end of the range, and a pip."""
     command = [SYSTEM_PYTHON, "-c", "import zmq, cbor2, packaging, elftools"]
     if subprocess.run(command, capture_output=True, timeout=60, check=False).returncode:
-        pytest.skip("needs python3-zmq python3-cbor2 python3-packaging python3-pyelftools")
+        leave_out("needs python3-zmq python3-cbor2 python3-packaging python3-pyelftools")
     venv = world.directory / "venv"
     subprocess.run([SYSTEM_PYTHON, "-m", "venv", "--system-site-packages", str(venv)], check=True, timeout=120)
     return str(venv / "bin/python")

@@ -12,10 +12,9 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-import pytest
-
 from tests.bench.harness import ROOT
 from tests.e2e.running import free_port
+from tests.missing import program
 from tests.waiting import wait_for
 
 OTHER = "nobody" if os.geteuid() == 0 else None  #: who runs it: Apache will not run as root
@@ -104,8 +103,7 @@ SERVERS = {
 def running(server: Server, folder: Path, tree: Path) -> Iterator[str]:
     """Run it; its address. ``folder`` becomes its own; both must be readable for everybody."""
     path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))
-    if shutil.which(server.program, path=path) is None:
-        pytest.skip(f"{server.program} is not installed")
+    program(server.program, "apache2-bin" if server.name == "apache" else "")
     port = free_port()
     folder.mkdir()
     command = server.prepare(folder, tree, port)
