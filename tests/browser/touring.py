@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A tour of a site with a real browser: what each page does when it is opened, and what it looks like.
+
+Whatever a page asks of any host but the site's is refused and noted.
+"""
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Response, Route
+
+ROOT = Path(__file__).parents[2]
+SCREENSHOTS = Path(os.environ.get("PIWHEELS_SCREENSHOTS", ROOT / "build/screenshots"))
+TALLEST = 6000  #: pixels of a page that a picture shows
+WIDE, PHONE, SMALL = (1280, 900), (390, 844), (320, 568)
+MILLISECONDS = 10_000.0  #: longest wait for anything
+
+#: Notes violations of the Content-Security-Policy; runs before the page's own scripts, whatever the policy says.
+_WATCH = """
+window.refused = [];
+document.addEventListener("securitypolicyviolation", (event) => {
+  window.refused.push(`${event.violatedDirective} forbids ${event.blockedURI}`);
+});
+"""
+
+
+@dataclass
+class Seen:
+    """What there was to see of one page."""
+
+    path: str
+    faults: list[str] = field(default_factory=list)  #: errors, refusals by policy, what could not be loaded
+    elsewhere: list[str] = field(default_factory=list)  #: addresses of other hosts that were asked for
+    widths: dict[int, int] = field(default_factory=dict)  #: window → content, in pixels
+    violations: list[str] = field(default_factory=list)  #: what axe says
+    background: dict[str, str] = field(default_factory=dict)  #: colours → of the page
+
+
+@contextmanager
+def context(browser: Browser, site: str, faults: list[str], elsewhere: list[str], **options: Any) -> Iterator[Page]:
+    """A page of a browser that has been nowhere yet; ``options`` are Playwright's for a context."""
+    width, height = options.pop("size", WIDE)
+    made: BrowserContext = browser.new_context(
+        viewport={"width": width, "height": height}, reduced_motion="reduce", base_url=site, **options
+    )
+    try:
+        made.set_default_timeout(MILLISECONDS)
+        made.add_init_script(_WATCH)
+
+        def at_the_door(route: Route) -> None:
+            if route.request.url.startswith((f"{site}/", "data:", "blob:")):
+                route.continue_()
+            else:
+                elsewhere.append(route.request.url)
+                route.abort()
+
+        def answered(response: Response) -> None:
+            if response.status >= 400 and not response.request.is_navigation_request():
+                faults.append(f"{response.status} for {response.url}")
+
+        def said(message: ConsoleMessage) -> None:
+            navigation = message.location.get("url") == page.url and "status of 404" in message.text
+            if message.type in ("error", "warning") and not navigation:
+                faults.append(f"{message.type}: {message.text}")
+
+        made.route("**/*", at_the_door)
+        page = made.new_page()
+        page.on("console", said)
+        page.on("pageerror", lambda error: faults.append(f"exception: {error}"))
+        page.on("response", answered)
+        yield page
+    finally:
+        made.close()
+
+
+def tour(browser: Browser, site: str, paths: Iterable[str]) -> dict[str, Seen]:
+    """See pages in both colours and on three sizes of screen."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    seen = {path: Seen(path) for path in paths}
+    for colours in ("light", "dark"):
+        faults: list[str] = []
+        elsewhere: list[str] = []
+        with context(browser, site, faults, elsewhere, color_scheme=colours) as page:
+            for path, one in seen.items():
+                _see(page, path, colours, one)
+                one.faults += faults
+                one.elsewhere += elsewhere
+                faults.clear()
+                elsewhere.clear()
+    return seen
+
+
+def _see(page: Page, path: str, colours: str, seen: Seen) -> None:
+    name = re.sub(r"[^a-z0-9]+", "-", path.lower()).strip("-") or "home"
+    _resize(page, WIDE)
+    page.goto(path, wait_until="load")
+    seen.background[colours] = str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    seen.violations += [f"{colours}: {one}" for one in axe(page)]
+    _photograph(page, f"{name}-1280-{colours}")
+    _resize(page, PHONE)
+    _photograph(page, f"{name}-390-{colours}")
+    seen.widths[PHONE[0]] = _content_width(page)
+    _resize(page, SMALL)
+    seen.widths[SMALL[0]] = _content_width(page)
+    seen.faults += [f"policy: {one}" for one in page.evaluate("window.refused")]
+
+
+def axe(page: Page) -> list[str]:
+    """What axe finds wrong."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(_axe_script())
+    found = page.evaluate("axe.run({resultTypes: ['violations']})")
+    return [
+        f"{one['impact']}: {one['help']}: {node['html'][:200]} ({node['failureSummary']})"
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"][:3]
+    ]
+
+
+def _axe_script() -> str:
+    spec = importlib.util.find_spec("axe_playwright_python")
+    assert spec is not None and spec.origin is not None
+    return (Path(spec.origin).parent / "axe.min.js").read_text("utf-8")
+
+
+def _resize(page: Page, size: tuple[int, int]) -> None:
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+
+
+def _content_width(page: Page) -> int:
+    return int(page.evaluate("Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)"))
+
+
+def _photograph(page: Page, name: str) -> None:
+    size = page.viewport_size
+    assert size is not None
+    height = min(int(page.evaluate("document.documentElement.scrollHeight")), TALLEST)
+    clip = {"x": 0, "y": 0, "width": size["width"], "height": height}
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True, clip=clip)
