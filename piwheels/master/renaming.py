@@ -85,6 +85,8 @@ def rewrite(source: Path, destination: BinaryIO, change: Change) -> bytes:
         size = file.seek(0, 2)
         if sum(member.sizes[1] for member in members if member.data is None) > size:
             raise WheelError("the wheel's members overlap")
+        if any(max(member.sizes) > _LARGEST for member in members):  # said in a field that archives without zip64 lack
+            raise WheelError("the wheel has a member that is too large for its format")
         out = _Writer(destination)
         for member in members:
             out.add(member, file)

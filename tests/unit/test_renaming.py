@@ -183,6 +183,20 @@ def test_members_that_are_not_where_they_should_be(tmp_path: Path) -> None:
         rewrite(path, io.BytesIO(), Change(build="1"))
 
 
+def test_a_member_that_says_it_is_larger_than_zip_can_say(tmp_path: Path) -> None:
+    """Zip64's field, in an archive that is none."""
+    path = tmp_path / NAME
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in contents(make_wheel(tmp_path, "other.whl", tags=[TAG])).items():
+            info = zipfile.ZipInfo(name)
+            if name == "foo/__init__.py":
+                info.extra = struct.pack("<HHQ", 1, 8, 5 * 1024**3)
+            archive.writestr(info, data)
+    path = patched(path, b"foo/__init__.py", 24, 0xFFFFFFFF)
+    with pytest.raises(WheelError, match="too large for its format"):
+        rewrite(path, io.BytesIO(), Change(build="1"))
+
+
 def test_a_large_wheel_takes_little_memory(tmp_path: Path) -> None:
     path = make_wheel(tmp_path, NAME, tags=[TAG], members={"foo/a.bin": b"", "foo/__init__.py": b""})
     with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive, archive.open("foo/big.bin", "w") as member:
