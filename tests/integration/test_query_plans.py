@@ -14,6 +14,7 @@ from piwheels.db import (
     changes,
     documents,
     farm_pages,
+    news,
     page_facts,
     pages,
     planning,
@@ -34,6 +35,7 @@ from piwheels.pypi.interpret import Change
 from piwheels.pypi.model import parse_project
 from piwheels.pypi.pending import Priority
 from piwheels.settings import DatabaseSettings
+from piwheels.vocabulary import NewsKind
 from tests.integration.plans import scans, statements
 from tests.planner_facts import FREE
 from tests.simulator.history import History
@@ -65,6 +67,9 @@ INSERT INTO download_days (project_id, day, count)
     SELECT id, current_date - n, 1 FROM projects, generate_series(1, 9) n;
 INSERT INTO published (name, listed, files) SELECT name, true, 1 FROM projects;
 INSERT INTO pages (kind, key) SELECT 'project', name FROM projects;
+INSERT INTO news (serial, kind, project, version, build_id)
+    SELECT b.id, 'built', p.name, r.version, b.id
+    FROM builds b JOIN releases r ON r.id = b.release_id JOIN projects p ON p.id = r.project_id;
 INSERT INTO changes (name, priority, serial, first_serial) SELECT name, 2, 5, 5 FROM projects;
 """
 #: PostgreSQL takes the number of rows from here, so it plans as for a million projects.
@@ -154,6 +159,16 @@ def publish_farm(conn: Connection) -> None:
     farm_pages.load_stats(conn, today=NOW.date())
 
 
+def publish_news(conn: Connection) -> None:
+    news.note(conn, [news.Item(NewsKind.REMOVED, "p-5")])
+    assert news.number(conn) == 1
+    last = news.last_serial(conn)
+    assert len(news.between(conn, last - 50, last)) == 51
+    assert len(news.of_projects(conn, ["p-5", "p-6"], limit=5)["p-5"]) == 5
+    news.known_files(conn, [5, 6])
+    assert news.was_built(conn, 5)
+
+
 def watch(conn: Connection) -> None:
     status.snapshot(conn, now=NOW)
     status.verdicts(conn)
@@ -170,6 +185,7 @@ SCENES: dict[str, Callable[[Connection], object]] = {
     "news is heard": hear,
     "pages are rendered": publish,
     "pages about the farm are rendered": publish_farm,
+    "what happened is published": publish_news,
     "the farm is watched": watch,
 }
 
