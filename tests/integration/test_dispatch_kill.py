@@ -21,8 +21,9 @@ from sqlalchemy import Engine, select
 
 from piwheels.db import builds as attempts
 from piwheels.db import queue, slaves
-from piwheels.db.tables import builds, files, jobs
+from piwheels.db.tables import builds, files, jobs, names
 from piwheels.errors import UnavailableError
+from piwheels.faults import VARIABLE
 from piwheels.master import dispatch
 from piwheels.master.dispatch_sweep import Sweeper
 from piwheels.master.dispatch_work import Clerk
@@ -38,6 +39,7 @@ from tests.integration.builder import Address, Builder, announce
 pytestmark = pytest.mark.integration
 
 WHEEL = "spidev-3.6-cp311-cp311-linux_armv7l.whl"
+NUMBERED = "spidev-3.6-1-cp311-cp311-linux_armv7l.whl"
 MAIN = "import sys; from piwheels.master.cli import main; sys.exit(main())"
 
 
@@ -55,9 +57,12 @@ class Process:
     log: Path
     running: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, faults: str = "") -> None:
+        environment = {**os.environ, VARIABLE: faults}
         with self.log.open("ab") as log:
-            self.running = subprocess.Popen(self.command, stdout=log, stderr=log, start_new_session=True)
+            self.running = subprocess.Popen(
+                self.command, stdout=log, stderr=log, start_new_session=True, env=environment
+            )
 
     def kill(self) -> None:
         if self.running is not None:
@@ -197,6 +202,37 @@ def test_killed_while_the_result_is_recorded(
         answer = builder.ask(m.Sent())
     assert answer == m.Done()
     assert_built_once(database, tmp_path)
+
+
+def test_killed_while_a_rebuild_gets_its_number(
+    process: tuple[Process, Address], builder: Builder, database: Engine, tmp_path: Path
+) -> None:
+    join(builder)
+    deliver(builder, builder.job(), world.wheel_bytes(padding=1))
+    process[0].kill()
+    with database.begin() as conn:
+        job = conn.execute(select(builds.c.release_id, builds.c.target_id)).one()
+        conn.execute(builds.update().values(superseded=True))
+        world.add_job(conn, job.release_id, job.target_id)
+    process[0].start(faults="renamed=kill")
+    join(builder)
+    build, data = builder.job(), world.wheel_bytes(padding=2)
+    assert build.order is not None and process[0].running is not None
+    assert builder.built(build, announce(WHEEL, data)) == m.Send(WHEEL)
+    builder.deliver(data)
+    builder.send(m.Sent())
+    assert process[0].running.wait(30) == -signal.SIGKILL
+    with database.begin() as conn:
+        assert len(conn.execute(select(files)).all()) == 1
+    process[0].start()
+    join(builder, resume=build.order.token)
+    deliver(builder, build, data)
+    with database.begin() as conn:
+        made = conn.execute(select(files.c.filename).order_by(files.c.id)).scalars().all()
+        bound = {(row.space, row.filename) for row in conn.execute(select(names))}
+    assert made == [WHEEL, NUMBERED]
+    assert bound == {(space, name) for space in ("", "bookworm") for name in made}
+    assert list((tmp_path / "store" / "incoming").iterdir()) == []
 
 
 @pytest.fixture
