@@ -38,7 +38,7 @@ class LoggedBuild:
 
 def render(build: LoggedBuild, log: str, site: SiteFacts) -> bytes:
     """The page."""
-    lines = clean_lines(log).rstrip().split("\n")
+    lines = log.replace("\r\n", "\n").replace("\r", "\n").rstrip().split("\n")  # each is cleaned when it is shown
     error = find_error(lines)
     return fill(
         "build_log",
@@ -82,6 +82,7 @@ def shown(total: int, error: Region | None) -> list[range]:
 
 
 def _line(number: int, line: str, error: Region | None) -> str:
+    line = clean_lines(line[: 2 * LONGEST_LINE])
     text = escape(line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} […]", quote=False)
     marks = anchor = ""
     if error is not None and error.start <= number < error.stop:
