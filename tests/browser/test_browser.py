@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 #: One page at least of every kind; ``test_every_kind_of_page_is_toured`` looks for others.
-PAGES = ("/", "/project/rich/", "/project/bare/", "/nothing-here")
+PAGES = (
+    *("/", "/search/", "/stats/", "/status/", "/faq/", "/api/", "/pypi-metadata/", "/nothing-here"),
+    *("/project/rich/", "/project/bare/", "/project/held/", "/project/deep/releases-1.html"),
+    "/logs/0000/500/500000.html.gz",
+)
 
 Opened = Callable[..., AbstractContextManager["Page"]]
 
@@ -156,10 +160,8 @@ def test_html_is_valid(documents: dict[str, str], tmp_path: Path) -> None:
     none(found)
 
 
-KINDS = (
-    ("/simple/.*", None),  # pages for installers
-    *((re.sub("(?<=/project/)[^/]+", "[^/]+", re.escape(path)), path) for path in PAGES),
-)
+#: What pages may be called: those for installers, and those like one of PAGES.
+KINDS = re.compile("|".join(["/simple/.*", *(re.sub(r"(?<=/project/)[^/]+|\d+", "[^/]+", path) for path in PAGES)]))
 
 
 def test_links_lead_somewhere(documents: dict[str, str], site: str) -> None:
@@ -180,7 +182,7 @@ def test_links_lead_somewhere(documents: dict[str, str], site: str) -> None:
             if fragment and kind.startswith("text/html") and fragment not in Links(text).ids:
                 broken.add(f"{path}: {link}: no such place")
             local = urlsplit(url).path
-            if kind.startswith("text/html") and not any(re.fullmatch(pattern, local) for pattern, _ in KINDS):
+            if kind.startswith("text/html") and not KINDS.fullmatch(local):
                 untoured.add(local)
     none(broken)
     none(untoured)
@@ -202,6 +204,84 @@ def test_a_button_copies_the_command_beside_it(opened: Opened) -> None:
             assert page.evaluate("navigator.clipboard.readText()") == command
 
 
+def test_the_theme_can_be_chosen_and_stays(opened: Opened) -> None:
+    def colour(page: "Page") -> float:
+        return brightness(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+    with opened("/", color_scheme="light") as page:
+        assert colour(page) > 200
+        toggle = page.locator("#theme")
+        toggle.click()
+        assert colour(page) < 60
+        page.goto("/project/rich/")
+        assert colour(page) < 60
+        toggle.click()
+        toggle.click()
+        assert colour(page) > 200
+
+
+def test_a_chosen_theme_is_for_everybody_too(opened: Opened) -> None:
+    """Contrast is right where the page's colours are not the system's."""
+    from tests.browser.touring import CONTRAST, axe
+
+    for system in ("light", "dark"):
+        with opened("/", color_scheme=system) as page:
+            page.locator("#theme").click()
+            page.locator("#theme").click()
+            none(axe(page, only=CONTRAST))
+
+
+def test_typing_finds_packages(opened: Opened) -> None:
+    with opened("/search/") as page:
+        page.locator("#q").press_sequentially("RI")
+        page.locator("#results a", has_text="rich").wait_for()
+        assert page.url.endswith("/search/?q=RI")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/project/rich/")
+        page.go_back()
+        page.locator("#results a", has_text="rich").wait_for()
+        page.locator("#q").fill("no-such-name")
+        page.get_by_text("Nothing here is called “no-such-name”").wait_for()
+        assert page.locator("#results a").count() == 0
+
+
+def test_an_address_says_what_to_look_for(opened: Opened) -> None:
+    with opened("/search/?q=<b>rich</b>") as page:
+        assert page.locator("#q").input_value() == "<b>rich</b>"
+        assert page.locator("main b").count() == 0
+    with opened("/search/?q=rich") as page:
+        assert page.locator("#results a").first.inner_text() == "rich"
+
+
+@pytest.mark.parametrize("path", ["/", "/project/rich/"])
+def test_every_page_has_a_search(opened: Opened, path: str) -> None:
+    with opened(path) as page:
+        page.get_by_role("searchbox", name="Find a package").first.fill("rich")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/search/?q=rich")
+        page.locator("#results a", has_text="rich").wait_for()
+
+
+def test_releases_and_files_can_be_filtered(opened: Opened) -> None:
+    with opened("/project/rich/") as page:
+        rows, files = page.locator("table.releases tbody tr:visible"), page.locator("details.files:visible")
+        everything = rows.count(), files.count()
+        page.get_by_label("Version").fill("1.1")
+        assert {text.split()[0] for text in rows.all_inner_texts()} == {"1.1", "1.10", "1.11", "1.12"}
+        assert 0 < files.count() < everything[1]
+        page.get_by_label("Version").fill("")
+        assert (rows.count(), files.count()) == everything
+        page.get_by_label("What became of it").select_option("failed")
+        assert {text.split()[0] for text in rows.all_inner_texts()} == {"1.12"}
+        page.get_by_label("What became of it").select_option("")
+        page.get_by_label("Target").select_option("bookworm-arm64")
+        assert page.locator("table.releases thead th:visible").last.inner_text() == "bookworm-arm64"
+        page.get_by_label("Version").fill("7.7")
+        assert rows.count() == 0
+        assert page.locator("form.filter output").inner_text() == f"0 of {everything[0]} releases"
+
+
 def test_the_keyboard_reaches_what_matters_and_shows_where_it_is(opened: Opened) -> None:
     """Skip link, theme toggle and search are among the first stops, and every stop is to be seen."""
     with opened("/") as page:
@@ -210,6 +290,8 @@ def test_the_keyboard_reaches_what_matters_and_shows_where_it_is(opened: Opened)
             page.keyboard.press("Tab")
             stops.append(page.evaluate(_STOP))
     assert stops[0]["text"] == "Skip to content"
+    assert "theme" in [stop["id"] for stop in stops]
+    assert [stop for stop in stops if stop["role"] == "searchbox"]
     none(f"{stop} is not to be seen" for stop in stops if not (stop["visible"] and stop["ring"]))
 
 
@@ -233,11 +315,14 @@ def test_the_skip_link_skips(opened: Opened) -> None:
         assert page.evaluate("document.querySelector('main').contains(document.activeElement)")
 
 
-@pytest.mark.parametrize("path", PAGES)
-def test_a_page_is_of_use_without_scripts(opened: Opened, path: str) -> None:
-    """Nothing is there that only scripts bring to life, and what the page is for is to be read."""
-    with opened(path, java_script_enabled=False) as page:
-        assert page.locator("h1").inner_text()
-        assert len(page.locator("main").inner_text()) > 60
-        dead = page.locator("main button:visible:not(form button)")
-        assert dead.count() == 0
+def test_pages_are_of_use_without_scripts(opened: Opened) -> None:
+    """Nothing is there that only scripts bring to life, and what a page is for is to be read."""
+    useless = set()
+    with opened("/", java_script_enabled=False) as page:
+        for path in PAGES:
+            page.goto(path)
+            words = len(page.locator("main").inner_text())
+            dead = page.locator("main button:visible:not(form button)").count()
+            if not page.locator("h1").inner_text() or words < 60 or dead:
+                useless.add(f"{path}: {words} characters, {dead} buttons without use")
+    none(useless)
