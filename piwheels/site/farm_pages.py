@@ -54,6 +54,7 @@ class Way:
     name: str
     lasting: str  #: where it is told for good
     command: str
+    then: str  #: what the other command is for
     once: str
 
 
@@ -63,17 +64,25 @@ def ways(site: SiteFacts) -> tuple[Way, ...]:
     if "--trusted-host" in pip_options(site):
         permanently.append(f"pip config set global.trusted-host {urlsplit(site.base_url).hostname}")
     return (
-        Way("pip", "For good, for this user:", "\n".join(permanently), pip_command(site, "PACKAGE")),
+        Way(
+            "pip",
+            "For good, for this user:",
+            "\n".join(permanently),
+            "Or for one package:",
+            pip_command(site, "PACKAGE"),
+        ),
         Way(
             "uv",
             "For good, in uv.toml:",
             f'[[index]]\nname = "farm"\nurl = "{index_url(site)}"',
+            "Or for one package:",
             uv_command(site, "PACKAGE"),
         ),
         Way(
             "Poetry",
-            "In a project, once:",
+            "In a project:",
             f"poetry source add --priority=supplemental farm {index_url(site)}",
+            "Then, as ever:",
             "poetry add PACKAGE",
         ),
     )

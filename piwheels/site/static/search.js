@@ -87,7 +87,8 @@ const matches = (entries, query) => {
   );
 };
 
-const numbers = new Intl.NumberFormat("en");
+// With thousands apart as the other pages have them.
+const numbers = { format: (number) => String(number).replace(/\B(?=(\d{3})+$)/g, "\u202f") };
 
 const item = (one) => {
   const li = document.createElement("li");
