@@ -48,8 +48,7 @@ class NewsDesk:
         latest = news.between(conn, changes.first_of_latest(serial), serial)
         writer.write_if_changed(self._output / paths.CHANGES_JSON, changes.latest_json(latest, serial=serial))
         newest = news.between(conn, serial - changes.ENTRIES + 1, serial)[::-1]
-        if (feed := changes.farm_atom(newest, self._site)) is not None:
-            writer.write_if_changed(self._output / paths.CHANGES_ATOM, feed)
+        writer.write_if_changed(self._output / paths.CHANGES_ATOM, changes.farm_atom(newest, self._site))
 
     def _write_pages(self, conn: Connection, full: int) -> bool:
         """Write the next of the older pages; whether all are there."""

@@ -8,6 +8,7 @@ there. Otherwise it reads the pages from that serial's on: a page, once there, n
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
@@ -21,6 +22,7 @@ PAGE = 1000  #: entries of each page of older ones
 LATEST = 100  #: entries that /changes.json has at least, as far as there are so many
 ENTRIES = 50  #: of an Atom feed
 
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)  # a feed without entries needs a time too
 _ATOM = "http://www.w3.org/2005/Atom"
 _WORDS = {
     NewsKind.BUILT: "{what} built",
@@ -95,25 +97,25 @@ def words(one: News) -> str:
     return _WORDS[one.kind].format(what=what) + (f" for {clean(one.target)}" if one.target else "")
 
 
-def farm_atom(news: Sequence[News], site: SiteFacts) -> bytes | None:
-    """The farm's feed, newest first; None: there is nothing to tell, and a feed needs a time."""
+def farm_atom(news: Sequence[News], site: SiteFacts) -> bytes:
+    """The farm's feed, newest first."""
     return _atom(news, site, title=f"Changes · {site.name}", page="", feed=str(paths.CHANGES_ATOM))
 
 
 def project_atom(news: Sequence[News], site: SiteFacts, project: str, display_name: str) -> bytes | None:
-    """A project's."""
+    """A project's; None: there is nothing to tell yet."""
+    if not news:
+        return None
     page = paths.url_path(paths.project_dir(project)) + "/"
     feed = paths.url_path(paths.project_feed(project))
     return _atom(news, site, title=f"{display_name} · {site.name}", page=page, feed=feed)
 
 
-def _atom(news: Sequence[News], site: SiteFacts, *, title: str, page: str, feed: str) -> bytes | None:
-    if not news:
-        return None
+def _atom(news: Sequence[News], site: SiteFacts, *, title: str, page: str, feed: str) -> bytes:
     root = ElementTree.Element("feed", {"xmlns": _ATOM, "xml:lang": "en"})
     _add(root, "id", f"{site.base_url}/{feed}")
     _add(root, "title", title)
-    _add(root, "updated", stamp(max(one.at for one in news)))
+    _add(root, "updated", stamp(max((one.at for one in news), default=_NEVER)))
     _link(root, "self", f"{site.base_url}/{feed}", "application/atom+xml")
     _link(root, "alternate", f"{site.base_url}/{page}", "text/html")
     _add(ElementTree.SubElement(root, "author"), "name", site.name)

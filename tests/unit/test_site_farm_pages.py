@@ -62,6 +62,7 @@ def test_links_between_pages_lead_somewhere() -> None:
         "status/index.html",
         "packages.json",
         "changes.json",
+        "changes.atom",
         "simple/index.html",
     }
     for name, path in {"home": "", "search": "search/", "stats": "stats/", "faq": "faq/", "api": "api/"}.items():
