@@ -199,6 +199,20 @@ def parse_accept(header: str) -> dict[str, float]:
     return ranges
 
 
+_CODING = re.compile(r"\s*([A-Za-z0-9!#$&^_.+*-]{1,100})\s*((?:;[^,]{0,200})?)")
+
+
+def takes(accept_encoding: str, coding: str) -> bool:
+    """Whether a client that says this of encodings takes one of them; it must be named, as one that names none may be
+    an old one."""
+    for item in accept_encoding[:4000].split(",")[:50]:
+        found = _CODING.fullmatch(item)
+        if found is not None and found[1].lower() == coding:
+            quality = _QUALITY.search(found[2])
+            return quality is None or float(quality[1]) > 0
+    return False
+
+
 def negotiate(accept: str) -> Representation:
     """Choose the representation a client likes best.
 

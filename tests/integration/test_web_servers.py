@@ -12,6 +12,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
+import zstandard
 
 from tests.integration.web_servers import SERVERS, running
 
@@ -43,10 +44,15 @@ PAGES = {
     "project/simple/json/index.json": "{}",
     "project/bbbbbbbb/index.html": "b",
     "static/style.css": "a{}",
+    "static/mark.svg": "<svg/>",
     "pypi-metadata.json.zst": "not really",
     ".secret": "hidden",
     "empty/keep.txt": "",
 }
+
+
+TWINS = ("404.html", "simple/index.v1_json", "simple/index.v1_html", "simple/index.html", "packages.json")
+TWINS += ("project/rpi-x/json/index.json", "project/rpi-x/index.html", "static/style.css", "static/mark.svg")
 
 
 class Answer(NamedTuple):
@@ -90,8 +96,9 @@ def plant(root: Path) -> None:
     log.parent.mkdir(parents=True)
     log.write_bytes(gzip.compress("built ✓\n".encode()))
     log.with_name("1.html.gz").write_bytes(gzip.compress("built ✓\n".encode()))
-    for name in ("simple/index.v1_json", "project/rpi-x/json/index.json", "packages.json"):
+    for name in TWINS:
         (root / f"{name}.gz").write_bytes(gzip.compress((root / name).read_bytes()))
+        (root / f"{name}.zst").write_bytes(zstandard.compress((root / name).read_bytes()))
     (root.parent / "outside.txt").write_text("outside")
     (root / "link.txt").symlink_to(root.parent / "outside.txt")
     for path in root.rglob("*"):  # Apache trusts the time of a file only once it is older than a second
@@ -156,17 +163,52 @@ def test_index_of_a_distribution(site: Site) -> None:
     assert (answer.status, answer.body, answer.headers["content-type"]) == (200, b'{"y":1}', JSON)
 
 
+UNPACK = {"gzip": gzip.decompress, "zstd": zstandard.ZstdDecompressor().decompress}
+
+
 @pytest.mark.parametrize(
-    ("path", "kind"),
-    [("/simple/", JSON), ("/project/rpi-x/json", "application/json"), ("/packages.json", "application/json")],
+    ("path", "accept", "kind"),
+    [
+        ("/simple/", JSON, JSON),
+        ("/simple/", HTML, HTML),
+        ("/simple/", "*/*", "text/html; charset=utf-8"),
+        ("/project/rpi-x/json", "*/*", "application/json"),
+        ("/packages.json", "*/*", "application/json"),
+        ("/project/rpi-x/", "*/*", "text/html; charset=utf-8"),
+        ("/static/style.css", "*/*", "text/css; charset=utf-8"),
+        ("/static/mark.svg", "*/*", "image/svg+xml"),
+    ],
 )
-def test_precompressed(site: Site, path: str, kind: str) -> None:
-    plain = site.get(path, Accept=JSON)
-    packed = site.get(path, Accept=JSON, Accept_Encoding="gzip, deflate")
-    assert packed.headers["content-encoding"] == "gzip" and packed.headers["content-type"] == kind
+@pytest.mark.parametrize(
+    ("encodings", "expected"),
+    [
+        ("gzip, deflate", "gzip"),
+        ("gzip, deflate, br, zstd", "zstd"),
+        ("Zstd;q=0.5", "zstd"),
+        ("gzip, zstd;q=0", "gzip"),
+        ("gzip, zstd; q=0.00 , br", "gzip"),
+    ],
+)
+def test_precompressed(site: Site, path: str, accept: str, kind: str, encodings: str, expected: str) -> None:
+    plain = site.get(path, Accept=accept)
+    packed = site.get(path, Accept=accept, Accept_Encoding=encodings)
+    assert (packed.status, packed.headers["content-encoding"]) == (200, expected)
+    assert packed.headers["content-type"] == plain.headers["content-type"] == kind
     assert "Accept-Encoding" in packed.has("vary") and "content-encoding" not in plain.headers
-    assert gzip.decompress(packed.body) == plain.body
+    assert UNPACK[expected](packed.body) == plain.body
     assert packed.headers["etag"] != plain.headers["etag"]
+    again = site.get(path, Accept=accept, Accept_Encoding=encodings, If_None_Match=packed.headers["etag"])
+    assert (again.status, again.body) == (304, b"")
+
+
+def test_what_is_not_there_is_packed_too(site: Site) -> None:
+    """And what has no twin is not: nor is a wheel, whatever the client takes."""
+    answer = site.get("/nothing", Accept_Encoding="zstd")
+    body = UNPACK["zstd"](answer.body) if answer.headers.get("content-encoding") == "zstd" else answer.body
+    assert (answer.status, body) == (404, b"<p>lost</p>")
+    for path in ("/simple/rpi-x/", f"/simple/rpi-x/{WHEEL}", f"/simple/rpi-x/{WHEEL}.metadata", "/"):
+        plain = site.get(path, Accept=JSON, Accept_Encoding="zstd")
+        assert plain.status == 200 and "content-encoding" not in plain.headers
 
 
 def test_wheels_are_for_ever_and_come_in_ranges(site: Site) -> None:
