@@ -189,6 +189,24 @@ class PublishSettings:
     """The site."""
 
     workers: int = setting(1, "Publishing processes.", between(1, 64))
+    listing_interval: timedelta = setting(
+        timedelta(minutes=2),
+        "Longest rest between two writings of an index's list of all projects, in seconds; a short list, quickly "
+        "written, rests less, a second at least.",
+        positive,
+    )
+    distributions: str = setting(
+        "auto",
+        "Whether each distribution has an index of its own wheels, /<distribution>/simple/: yes, no, or auto (if "
+        "targets are of more than one).",
+        one_of("auto", "yes", "no"),
+    )
+    all_index: str = setting(
+        "no",
+        "Whether there is an index of PyPI's own files and ours together, /all/simple/: yes or no. All processes must "
+        "be told the same; a farm that followed PyPI without it is to be filled again (piw-bootstrap).",
+        one_of("yes", "no"),
+    )
     overrides: Path | None = setting(
         None,
         "Directory of the operator's own templates (in templates/) and styles (in static/), which win over those that "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Stale pages: who marks them, who claims them, and when they are done. What pages show is read in db/page_facts.py.
+"""Stale pages: who marks them, who claims them, and when they are done. What pages show is read in db/page_rows.py.
 
 A row of ``pages`` says that a page does not show what the database says. It is deleted by whoever rendered the page,
 in the transaction that notes the result, and only if nobody marked it again meanwhile (``seq``). A claim only spreads
@@ -11,14 +11,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from sqlalchemy import Connection, case, delete, func, literal, null, or_, select, union, update
 from sqlalchemy.dialects.postgresql import insert
 
 from piwheels.db import direct
 from piwheels.db.arrays import among
-from piwheels.db.tables import page_kind, pages, projects, published, switches
+from piwheels.db.tables import listed, listings, page_kind, pages, projects, published, switches
 from piwheels.db.wake import PAGES
+from piwheels.site.facts import MAIN
 from piwheels.vocabulary import PageKind
 
 HOLD = timedelta(seconds=60)  #: how long a claim lasts whose worker is not heard of again
@@ -30,7 +32,7 @@ BESIDE = frozenset((PageKind.SEARCH, PageKind.STATS, PageKind.STATUS, PageKind.S
 #: How long a page waits for more changes before it is rendered. What every build changes is debounced so.
 DELAYS: Mapping[PageKind, timedelta] = {
     PageKind.PROJECT: timedelta(0),
-    PageKind.ROOT: timedelta(seconds=1),
+    PageKind.ROOT: timedelta(0),  # but see rest()
     PageKind.HOME: timedelta(seconds=2),
     **dict.fromkeys(BESIDE, timedelta(0)),
     PageKind.CHANGES: timedelta(0),  # marked every few seconds at most
@@ -99,9 +101,11 @@ def claim(
     now = func.now()
     delay = case(*((pages.c.kind == literal(kind, page_kind), wait) for kind, wait in DELAYS.items()))
     free = or_(pages.c.claimed_until.is_(None), pages.c.claimed_until <= now)
+    resting = select(listings.c.space).where(listings.c.space == pages.c.key, listings.c.rest_until > now).exists()
+    due = or_(pages.c.kind != PageKind.ROOT, ~resting)
     wanted = (
         select(pages.c.kind, pages.c.key)
-        .where(free, pages.c.since <= now - delay, among(pages.c.kind, sorted(kinds)))
+        .where(free, pages.c.since <= now - delay, due, among(pages.c.kind, sorted(kinds)))
         .order_by(pages.c.background, pages.c.since)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -117,22 +121,51 @@ def claim(
     return [Claim(row.kind, row.key, row.seq, row.attempts) for row in rows]
 
 
-def lock(conn: Connection, kind: PageKind, key: str) -> bool:
-    """Keep every other worker from writing this page until the transaction ends; False: one is at it.
+def lock(conn: Connection, kind: PageKind, keys: Collection[str]) -> set[str]:
+    """Keep every other worker from writing these pages until the transaction ends; those of which that was possible:
+    at the others one is.
 
     Needed beside the claim, which expires: a worker that was stopped for a minute and goes on must not overwrite what
     the next one wrote. Two pages may share a lock (the key is hashed); they then merely wait for each other.
     """
-    return bool(conn.scalar(select(func.pg_try_advisory_xact_lock(_LOCK_SPACE, func.hashtext(f"{kind.value}/{key}")))))
+    facts = {"space": _LOCK_SPACE, "kind": kind.value, "keys": sorted(keys)}
+    return {key for key, locked in direct.fetch(conn, _LOCK, facts) if locked}
 
 
-def finish(conn: Connection, worker: str, done: Claim) -> bool:
-    """The page shows what was there when it was claimed. True: nothing came since; else it stays stale, for anybody."""
-    mine = (pages.c.kind == done.kind, pages.c.key == done.key, pages.c.claimed_by == worker)
-    if conn.execute(delete(pages).where(*mine, pages.c.seq == done.seq)).rowcount:
-        return True
-    conn.execute(update(pages).where(*mine).values(claimed_by=None, claimed_until=None, since=func.now(), attempts=0))
-    return False
+_LOCK = """\
+SELECT x.key, pg_try_advisory_xact_lock(%(space)s, hashtext(%(kind)s || '/' || x.key))
+FROM unnest(CAST(%(keys)s AS text[])) AS x(key)
+"""
+
+
+def finish(conn: Connection, worker: str, done: Sequence[Claim]) -> set[str]:
+    """These pages of one kind show what was there when they were claimed. The keys of those that are to be rendered
+    again, by anybody, since something came meanwhile."""
+    if not done:
+        return set()
+    rows = json.dumps([{"key": claim.key, "seq": claim.seq} for claim in done])
+    facts = {"rows": rows, "kind": done[0].kind.value, "worker": worker}
+    left = {claim.key for claim in done} - {key for (key,) in direct.fetch(conn, _FINISH, facts)}
+    if left:
+        mine = (pages.c.kind == done[0].kind, among(pages.c.key, sorted(left)), pages.c.claimed_by == worker)
+        again = {"claimed_by": None, "claimed_until": None, "since": func.now(), "attempts": 0}
+        conn.execute(update(pages).where(*mine).values(again))
+    return left
+
+
+_FINISH = """\
+DELETE FROM pages p USING json_to_recordset(CAST(%(rows)s AS json)) AS x(key text, seq bigint)
+WHERE p.kind = CAST(%(kind)s AS page_kind) AND p.key = x.key AND p.seq = x.seq AND p.claimed_by = %(worker)s
+RETURNING p.key
+"""
+
+
+def rest(conn: Connection, space: str, *, seconds: float) -> None:
+    """The list of an index was written: let it alone for so long."""
+    row = insert(listings).values(space=space, rest_until=func.clock_timestamp() + timedelta(seconds=seconds))
+    conn.execute(
+        row.on_conflict_do_update(index_elements=[listings.c.space], set_={"rest_until": row.excluded.rest_until})
+    )
 
 
 def failed(conn: Connection, worker: str, page: Claim, why: str) -> timedelta:
@@ -151,13 +184,13 @@ def failed(conn: Connection, worker: str, page: Claim, why: str) -> timedelta:
     return wait
 
 
-def put_back(conn: Connection, worker: str, page: Claim) -> None:
-    """Another worker is writing this page: leave it to whoever comes next, in a moment."""
-    conn.execute(
-        update(pages)
-        .where(pages.c.kind == page.kind, pages.c.key == page.key, pages.c.claimed_by == worker)
-        .values(claimed_by=None, claimed_until=func.now() + timedelta(seconds=1))
-    )
+def put_back(conn: Connection, worker: str, given: Sequence[Claim]) -> None:
+    """Other workers are writing these pages, all of one kind: leave them to whoever comes next, in a moment."""
+    if not given:
+        return
+    mine = (pages.c.kind == given[0].kind, among(pages.c.key, [claim.key for claim in given]))
+    values = {"claimed_by": None, "claimed_until": func.now() + timedelta(seconds=1)}
+    conn.execute(update(pages).where(*mine, pages.c.claimed_by == worker).values(values))
 
 
 def release_claims(conn: Connection, worker: str) -> int:
@@ -172,22 +205,76 @@ def stale_count(conn: Connection) -> int:
     return conn.scalar(select(func.count()).select_from(pages)) or 0
 
 
-def note_published(conn: Connection, name: str, *, files: int) -> bool:
-    """Note that a project's pages are on the site and list so many files; whether /simple/ has to change for it."""
-    listed = conn.scalar(select(published.c.listed).where(published.c.name == name).with_for_update())
-    row = insert(published).values(name=name, listed=files > 0, files=files)
-    conn.execute(
-        row.on_conflict_do_update(
-            index_elements=[published.c.name],
-            set_={"listed": row.excluded.listed, "files": row.excluded.files, "published_at": func.now()},
-        )
-    )
-    return bool(listed) != (files > 0)
+class Noted(NamedTuple):
+    """A project whose pages are on the site."""
+
+    name: str
+    files: int  #: that the main index lists
+    facts: bytes | None  #: fingerprint of what they were made of; None: they are to be rendered again in any case
+    spaces: tuple[str, ...]  #: indexes that have a page of it
 
 
-def note_removed(conn: Connection, name: str) -> bool:
-    """Note that a project has no pages any more; whether /simple/ has to change for it."""
-    return bool(conn.scalar(delete(published).where(published.c.name == name).returning(published.c.listed)))
+def note_published(conn: Connection, noted: Sequence[Noted]) -> set[str]:
+    """Note what is on the site now; the spaces whose lists of projects have to change for it."""
+    if not noted:
+        return set()
+    rows = [
+        {
+            "name": one.name,
+            "files": one.files,
+            "facts": one.facts.hex() if one.facts else None,
+            "listed": MAIN in one.spaces,
+            "spaces": list(one.spaces),
+        }
+        for one in sorted(noted, key=lambda one: one.name)
+    ]
+    return {space for (space,) in direct.fetch(conn, _NOTE, {"rows": json.dumps(rows)})}
+
+
+_NOTE = """\
+WITH given AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(CAST(%(rows)s AS json))
+        AS x(name text, files integer, facts text, listed boolean, spaces text[])
+), noted AS (
+    INSERT INTO published (name, listed, files, facts) SELECT name, listed, files, decode(facts, 'hex') FROM given
+    ON CONFLICT (name) DO UPDATE
+        SET listed = excluded.listed, files = excluded.files, facts = excluded.facts, published_at = now()
+), gone AS (
+    DELETE FROM listed l USING given g WHERE l.name = g.name AND l.space <> ALL (g.spaces) RETURNING l.space
+), new AS (
+    INSERT INTO listed (name, space) SELECT g.name, s.space FROM given g, unnest(g.spaces) AS s(space)
+    ON CONFLICT DO NOTHING RETURNING space
+)
+SELECT space FROM gone UNION SELECT space FROM new
+"""
+
+
+def note_removed(conn: Connection, names: Sequence[str]) -> set[str]:
+    """Note that projects have no pages any more; the spaces whose lists of projects have to change for it."""
+    conn.execute(delete(published).where(among(published.c.name, names)))
+    return set(conn.scalars(delete(listed).where(among(listed.c.name, names)).returning(listed.c.space)))
+
+
+def published_facts(conn: Connection, names: Sequence[str]) -> dict[str, bytes]:
+    """The fingerprints of what these projects' pages were made of, as far as they are not to be rendered in any
+    case."""
+    return dict(direct.fetch(conn, _FACTS, {"names": list(names)})) if names else {}
+
+
+_FACTS = f"""\
+SELECT name, facts FROM published WHERE {direct.among("name", "names", "text")} AND facts IS NOT NULL
+"""
+
+
+def _forget(conn: Connection, names: Collection[str]) -> None:
+    """Have these projects' pages rendered though they may be made of the same: files may be missing, or not ours."""
+    if names:
+        direct.run(conn, _FORGET, {"names": sorted(names)})
+
+
+_FORGET = f"""\
+UPDATE published SET facts = NULL WHERE {direct.among("name", "names", "text")} AND facts IS NOT NULL
+"""
 
 
 def rendered_with(conn: Connection) -> str:
@@ -216,6 +303,7 @@ def mark_published(conn: Connection, *, after: str, reason: str = "new look") ->
     names = conn.scalars(
         select(published.c.name).where(published.c.name > after).order_by(published.c.name).limit(MARKED_AT_ONCE)
     ).all()
+    _forget(conn, names)
     mark_all_stale(conn, PageKind.PROJECT, names, reason, background=True)
     return list(names)
 
@@ -226,6 +314,7 @@ def mark_matching(conn: Connection, pattern: str, *, after: str, reason: str) ->
     batch = select(published.c.name).where(published.c.name > after).order_by(published.c.name).limit(MARKED_AT_ONCE)
     names = conn.scalars(batch).all()
     wanted = [name for name in names if fnmatchcase(name, pattern)]
+    _forget(conn, wanted)
     mark_all_stale(conn, PageKind.PROJECT, wanted, reason, background=True)
     return len(wanted), names[-1] if names else ""
 
@@ -234,6 +323,7 @@ def mark_named(conn: Connection, names: Collection[str], reason: str) -> set[str
     """Mark these projects, whether they have pages or not; those that nobody knows, which are not."""
     pages_of = select(published.c.name).where(among(published.c.name, names))
     known = set(conn.scalars(union(pages_of, select(projects.c.name).where(among(projects.c.name, names)))))
+    _forget(conn, known)
     mark_all_stale(conn, PageKind.PROJECT, sorted(known), reason, background=True)
     return set(names) - known
 

@@ -102,6 +102,7 @@ upstream_files = Table(
     Column("requires_python", Text),
     Column("yanked", Boolean, nullable=False, server_default="false"),
     Column("uploaded", _time, nullable=False),
+    Column("yanked_reason", Text, nullable=False, server_default=""),
 )
 
 watches = Table(
@@ -361,6 +362,21 @@ published = Table(
     Column("listed", Boolean, nullable=False),
     Column("files", Integer, nullable=False, server_default="0"),
     Column("published_at", _time, nullable=False, server_default=_now),
+    Column("facts", LargeBinary),
+)
+
+listed = Table(
+    "listed",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("space", Text, primary_key=True),
+)
+
+listings = Table(
+    "listings",
+    metadata,
+    Column("space", Text, primary_key=True),
+    Column("rest_until", _time, nullable=False),
 )
 
 downloads = Table(  # partitioned; has no primary key

@@ -75,11 +75,12 @@ def sync_projects(
     every: bool,
     policy: Policy,
     forced: Collection[str] = (),
+    addresses: bool = False,
 ) -> dict[str, Sync]:
     """Make our rows equal to these projects as PyPI has them; what that came to, by name.
 
     ``every``: build all releases, not only the latest. ``forced``: names whose answers are applied though they are
-    older than our rows, because PyPI has said so for long enough.
+    older than our rows, because PyPI has said so for long enough. ``addresses``: keep where each file is.
     """
     known, new = _rows(conn, found)
     syncs = {}
@@ -92,7 +93,7 @@ def sync_projects(
             wanted = project.wanted(every=every)
             works.append(_Work(row or new[project.name], project, wanted, is_new=row is None))
     _sync_heads(conn, works)
-    _sync_releases(conn, works)
+    _sync_releases(conn, works, addresses=addresses)
     _plan(conn, works, policy=policy)
     changed = [work for work in works if work.changed]
     mark_all_stale(conn, PageKind.PROJECT, [work.project.name for work in changed], "PyPI's data changed")
@@ -264,15 +265,15 @@ def _head_changes(work: _Work) -> dict[str, Any] | None:
 # Their releases
 
 
-def _sync_releases(conn: Connection, works: Sequence[_Work]) -> None:
+def _sync_releases(conn: Connection, works: Sequence[_Work], *, addresses: bool) -> None:
     known = {work.row.id: work for work in works if not work.is_new}
     if known:
         for row in conn.execute(select(releases).where(among(releases.c.project_id, known))):
             known[row.project_id].stored[row.version] = row
     _delete_releases(conn, works)
     _update_releases(conn, works)
-    _update_files(conn, works)
-    _add_releases(conn, works)
+    _update_files(conn, works, addresses=addresses)
+    _add_releases(conn, works, addresses=addresses)
 
 
 def _delete_releases(conn: Connection, works: Sequence[_Work]) -> None:
@@ -318,10 +319,10 @@ def _kept(works: Sequence[_Work]) -> list[tuple[_Work, Row[Any], UpstreamRelease
     return [(w, row, r) for w in works for r in w.project.releases if (row := w.stored.get(r.version)) is not None]
 
 
-def _add_releases(conn: Connection, works: Sequence[_Work]) -> None:
+def _add_releases(conn: Connection, works: Sequence[_Work], *, addresses: bool) -> None:
     new = [(work, r) for work in works for r in work.project.releases if r.version not in work.stored]
     rows = [NewRelease(work.row.id, release, release.version in work.wanted) for work, release in new]
-    for (work, _), added in zip(new, add_releases(conn, rows), strict=True):
+    for (work, _), added in zip(new, add_releases(conn, rows, addresses=addresses), strict=True):
         work.added.append(added)
         work.changed = True
 
@@ -329,7 +330,7 @@ def _add_releases(conn: Connection, works: Sequence[_Work]) -> None:
 # Their files
 
 
-def _update_files(conn: Connection, works: Sequence[_Work]) -> None:
+def _update_files(conn: Connection, works: Sequence[_Work], *, addresses: bool) -> None:
     """Files of the releases that we knew before."""
     kept = _kept(works)
     stored = _stored_files(conn, [row.id for _, row, _ in kept])
@@ -338,13 +339,14 @@ def _update_files(conn: Connection, works: Sequence[_Work]) -> None:
     differing: list[dict[str, Any]] = []
     for work, row, release in kept:
         before = len(gone) + len(new) + len(differing)
-        _compare_files(row.id, stored.get(row.id, {}), release, gone, new, differing)
+        values = {file.filename: file_values(file, addresses=addresses) for file in release.files}
+        _compare_files(row.id, stored.get(row.id, {}), release, values, gone, new, differing)
         if len(gone) + len(new) + len(differing) > before:
             work.touched.add(row.id)
     if gone:
         conn.execute(delete(upstream_files).where(among(upstream_files.c.id, gone)))
     if new:
-        add_files(conn, new)
+        add_files(conn, new, addresses=addresses)
     if differing:
         conn.execute(update_rows(upstream_files, differing, key="id"))
     if gone or new or differing:
@@ -363,14 +365,14 @@ def _compare_files(
     release_id: int,
     stored: Mapping[str, Row[Any]],
     release: UpstreamRelease,
+    wanted: Mapping[str, Mapping[str, Any]],
     gone: list[int],
     new: list[tuple[int, UpstreamFile]],
     differing: list[dict[str, Any]],
 ) -> None:
-    names = {file.filename for file in release.files}
-    gone += [row.id for name, row in stored.items() if name not in names]
+    gone += [row.id for name, row in stored.items() if name not in wanted]
     for file in release.files:
-        values, row = file_values(file), stored.get(file.filename)
+        values, row = wanted[file.filename], stored.get(file.filename)
         if row is None:
             new.append((release_id, file))
         elif any(getattr(row, key) != value for key, value in values.items()):

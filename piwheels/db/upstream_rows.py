@@ -63,18 +63,19 @@ def release_values(release: UpstreamRelease, *, wanted: bool) -> dict[str, Any]:
     }
 
 
-def file_values(file: UpstreamFile) -> dict[str, Any]:
-    """What a file's row holds, beside its key. Of wheels only what the planner needs is kept: where they are matters
-    to those who install them."""
-    sdist = file.kind is UpstreamKind.SDIST
+def file_values(file: UpstreamFile, *, addresses: bool) -> dict[str, Any]:
+    """What a file's row holds, beside its key. Of what is no sdist only what the planner needs is kept, unless there is
+    a merged index to say where it is (``addresses``): for all of PyPI that comes to gigabytes."""
+    located = addresses or file.kind is UpstreamKind.SDIST
     return {
         "kind": file.kind,
         "size": file.size,
-        "sha256": file.sha256 if sdist else None,
-        "url": file.url if sdist else None,
+        "sha256": file.sha256 if located else None,
+        "url": file.url if located else None,
         "requires_python": file.requires_python,
         "yanked": file.yanked,
         "uploaded": file.uploaded,
+        "yanked_reason": file.yanked_reason if addresses and file.yanked else "",
     }
 
 
@@ -94,7 +95,7 @@ def add_projects(conn: Connection, found: Sequence[UpstreamProject]) -> dict[str
 _RELEASE = ("id", "project_id", "version", "sort_key", "released", "yanked", "yanked_reason", "requires_python")
 
 
-def add_releases(conn: Connection, new: Sequence[NewRelease]) -> list[Added]:
+def add_releases(conn: Connection, new: Sequence[NewRelease], *, addresses: bool = False) -> list[Added]:
     """Add releases with their files, in this order. Their projects are locked, or were added in this transaction."""
     added = [
         Added(id_, one.project_id, one.release.version, sort_key(one.release.version))
@@ -104,20 +105,32 @@ def add_releases(conn: Connection, new: Sequence[NewRelease]) -> list[Added]:
         both = list(zip(added, new, strict=True))
         rows = ((*key, *release_values(one.release, wanted=one.wanted).values()) for key, one in both)
         copy_rows(conn, releases, (*_RELEASE, "wanted"), rows)
-        add_files(conn, ((key.id, file) for key, one in both for file in one.release.files))
+        add_files(conn, ((key.id, file) for key, one in both for file in one.release.files), addresses=addresses)
     return added
 
 
-_FILE = ("release_id", "filename", "kind", "size", "sha256", "url", "requires_python", "yanked", "uploaded")
+_FILE = (
+    "release_id",
+    "filename",
+    "kind",
+    "size",
+    "sha256",
+    "url",
+    "requires_python",
+    "yanked",
+    "uploaded",
+    "yanked_reason",
+)
 
 
-def add_files(conn: Connection, new: Iterable[tuple[int, UpstreamFile]]) -> None:
-    """Add files to releases, by the releases' ids; see :func:`add_releases`."""
-    copy_rows(conn, upstream_files, _FILE, (_file_row(release_id, file) for release_id, file in new))
+def add_files(conn: Connection, new: Iterable[tuple[int, UpstreamFile]], *, addresses: bool) -> None:
+    """Add files to releases, by the releases' ids; see :func:`add_releases` and :func:`file_values`."""
+    rows = (_file_row(release_id, file, addresses=addresses) for release_id, file in new)
+    copy_rows(conn, upstream_files, _FILE, rows)
 
 
-def _file_row(release_id: int, file: UpstreamFile) -> tuple[Any, ...]:
-    kind, *rest = file_values(file).values()
+def _file_row(release_id: int, file: UpstreamFile, *, addresses: bool) -> tuple[Any, ...]:
+    kind, *rest = file_values(file, addresses=addresses).values()
     return (release_id, file.filename, kind.value, *rest)
 
 

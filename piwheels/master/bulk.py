@@ -267,7 +267,7 @@ def _head(filename: str, row: Row) -> str:
 
 def _is_of(name: str, version: str, row: Row) -> bool:
     """Whether a wheel whose name begins with these is one of this release."""
-    if _project_of(name) != row.project or not _SAFE.fullmatch(version):
+    if project_of(name) != row.project or not SAFE.fullmatch(version):
         return False
     if version == row.version:
         return row.valid
@@ -275,11 +275,11 @@ def _is_of(name: str, version: str, row: Row) -> bool:
     return parsed is not None and parsed == parse_or_none(row.version)
 
 
-_SAFE = re.compile(r"[A-Za-z0-9_.+!]+")  # what parse_wheel_name takes
+SAFE = re.compile(r"[A-Za-z0-9_.+!]+")  #: a version as parse_wheel_name takes it
 
 
 @lru_cache(maxsize=10_000)
-def _project_of(spelling: str) -> str | None:
+def project_of(spelling: str) -> str | None:
     """The project of wheels whose names begin so; None where no wheel's does."""
     name = wheel_name(f"{spelling}-1-py3-none-any.whl")
     return None if name is None else name.project

@@ -289,6 +289,7 @@ def rules_of(settings: Settings) -> Rules:
         policy=policy_of(settings),
         disbelief=settings.feed.disbelief,
         listed=bool(settings.feed.projects or settings.feed.requirements),
+        addresses=settings.publish.all_index == "yes",
     )
 
 

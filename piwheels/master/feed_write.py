@@ -39,6 +39,7 @@ class Rules:
     policy: Policy
     disbelief: timedelta
     listed: bool  #: there is a watch list
+    addresses: bool = False  #: keep where each of PyPI's files is
 
 
 @dataclass(slots=True)
@@ -85,7 +86,9 @@ def _sync(
     forced = {name for name, verdict in verdicts.items() if verdict.action is Action.FORCE}
     syncs: dict[str, Sync] = {}
     if found:
-        syncs = upstream.sync_projects(conn, found, every=rules.every, policy=rules.policy, forced=forced)
+        syncs = upstream.sync_projects(
+            conn, found, every=rules.every, policy=rules.policy, forced=forced, addresses=rules.addresses
+        )
     for one in answered:
         sync = _sync_other(conn, one, rules)
         if sync is not None:

@@ -30,6 +30,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._root = str(root)
         self.incoming = root / INCOMING
         # Between "nobody refers to this" and its removal nobody may add the same content again.
         self._lock = threading.Lock()
@@ -46,8 +47,12 @@ class Store:
 
     def path(self, sha256: bytes) -> Path:
         """Where the file with this content is, or would be."""
+        return Path(self.place(sha256))
+
+    def place(self, sha256: bytes) -> str:
+        """The same as text, for whoever looks at thousands."""
         name = sha256.hex()
-        return self.root / name[:2] / name
+        return f"{self._root}/{name[:2]}/{name}"
 
     def part(self, name: str) -> Path:
         """Where a file is while it arrives; ``name`` is ours, never a peer's."""

@@ -53,6 +53,21 @@ class FileFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class UpstreamFile:
+    """A file that PyPI has, as a merged index shows it."""
+
+    release_id: int
+    filename: str
+    size: int | None
+    sha256: bytes | None
+    url: str | None  #: absolute; None: not known here
+    requires_python: str | None
+    yanked: bool
+    yanked_reason: str
+    uploaded: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class BuildFacts:
     """An attempt to build a release for a target."""
 

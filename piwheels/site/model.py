@@ -206,6 +206,30 @@ def project_page(
     )
 
 
+def space_page(
+    page: ProjectPage, facts: ProjectFacts, targets: Sequence[Target], chosen: Collection[FileFacts]
+) -> ProjectPage:
+    """The page of a project in a distribution's index: of what ``page`` says only what an index does, and of its
+    releases those of these files."""
+    builds = {build.id: build for build in facts.builds}
+    by_name = {target.name: target for target in targets}
+    known = {(wheel.build_id, wheel.filename, wheel.yanked): wheel for wheel in page.wheels}
+    by_release = defaultdict(list)
+    for file in sorted(replaced(chosen), key=lambda f: f.filename):
+        build, name = builds.get(file.build_id), fit_name(file.filename)
+        if build is not None and name is not None:
+            by_release[build.release_id].append((file, name, by_name[build.target]))
+    releases = []
+    for release in sorted(facts.releases, key=lambda r: (r.sort_key, r.version), reverse=True):
+        wheels = []
+        for file, name, target in by_release.get(release.id, ()):
+            same = known.get((file.build_id, file.filename, file.yanked or release.yanked))
+            wheels.append(same or _wheel(release, file, name, target, ()))
+        if wheels:
+            releases.append(_release(release, {}, {}, tuple(wheels)))
+    return replace(page, releases=tuple(releases))
+
+
 def _columns(facts: ProjectFacts, targets: Sequence[Target]) -> list[Target]:
     """The enabled targets, and those of old for which something was built."""
     built_for = {build.target for build in facts.builds}
@@ -367,6 +391,8 @@ def _release(
 
 def _cell(target: str, verdict: Verdict | None, attempt: BuildFacts | None, wheels: Sequence[Wheel]) -> Cell | None:
     if verdict is not None:
+        if attempt is None and verdict.code is not Code.BUILT:
+            return _untried(target, verdict.code, verdict.words)
         status, words = _STATUS.get(verdict.code, Status.SKIPPED), _words(verdict, attempt, wheels)
     elif attempt is not None:  # a target that is not built for any more
         status, words = (Status.FAILED, "the build failed") if attempt.reason else (Status.SUCCESS, "")
@@ -385,6 +411,13 @@ def _cell(target: str, verdict: Verdict | None, attempt: BuildFacts | None, whee
         build_id=attempt.id,
         has_log=attempt.has_log,
     )
+
+
+@lru_cache(maxsize=10_000)
+def _untried(target: str, code: Code, words: str) -> Cell:
+    """What most of the places of most tables say."""
+    waiting = code in (Code.QUEUED, Code.BUILDING, Code.RETRYING)
+    return Cell(target, _STATUS.get(code, Status.SKIPPED), clean(Code.QUEUED.value if waiting else words))
 
 
 def _words(verdict: Verdict, attempt: BuildFacts | None, wheels: Sequence[Wheel]) -> str:

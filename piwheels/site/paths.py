@@ -14,7 +14,14 @@ _PROJECT = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 # What a wheel's name may hold: PEP 427's escaped parts, PEP 440's epoch (!) and local (+) signs.
 _WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]*\.whl")
 
+# What a target may say that its distribution is called.
+_DISTRIBUTION = re.compile(r"[a-z0-9][a-z0-9._-]{0,59}")
+_ANOTHER = "distribution-"  #: begins the directory of a distribution that cannot have its own name
+#: Directories of ours in which a directory called ``simple`` means something else, or may one day.
+TAKEN = frozenset(("simple", "project", "p", "all", "logs", "static", "schema"))
+
 SIMPLE = PurePosixPath("simple")
+MERGED = "all/"  #: the name of the index of PyPI's files and ours together; no distribution's
 PROJECT = PurePosixPath("project")
 LOGS = PurePosixPath("logs")
 STATIC = PurePosixPath("static")
@@ -59,9 +66,26 @@ def check_wheel(filename: str) -> str:
     return filename
 
 
-def simple_dir(project: str) -> PurePosixPath:
-    """The directory of a project's index pages, wheels and their metadata."""
-    return SIMPLE / check_project(project)
+def index_dir(space: str) -> PurePosixPath:
+    """The directory of an index: of all wheels (the empty name), of a distribution's own, or of PyPI's files too.
+
+    A distribution is called after by whoever adds a target. One whose directory would mean something else, or would
+    be taken for a file, gets another.
+    """
+    if not space:
+        return SIMPLE
+    if space == MERGED:
+        return PurePosixPath("all") / SIMPLE
+    if space in ("", ".", "..") or not _DISTRIBUTION.fullmatch(space):
+        raise ValueError(f"not a distribution's name: {space[:80]!r}")
+    if space in TAKEN or "." in space or space.startswith(_ANOTHER):
+        return PurePosixPath(_ANOTHER + space) / SIMPLE
+    return PurePosixPath(space) / SIMPLE
+
+
+def simple_dir(project: str, space: str = "") -> PurePosixPath:
+    """The directory of a project's index pages, wheels and their metadata, in one of the indexes."""
+    return index_dir(space) / check_project(project)
 
 
 def wheel_path(project: str, filename: str) -> PurePosixPath:

@@ -7,6 +7,7 @@ Times in fields that other farms have are ``YYYY-MM-DD HH:MM:SS`` in UTC; in fie
 
 import json
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -76,6 +77,8 @@ def _file(wheel: Wheel, base: str) -> dict[str, Any]:
 
 
 def _build(cell: Cell, site: SiteFacts) -> dict[str, Any]:
+    if cell.finished is None and cell.log is None and not cell.detail:
+        return _untried(cell.status.value, cell.words)
     return {
         "status": cell.status.value,
         "reason": cell.words,
@@ -89,5 +92,12 @@ def _build(cell: Cell, site: SiteFacts) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=10_000)
+def _untried(status: str, words: str) -> dict[str, Any]:
+    """A target for which nothing was built, as most are; not to be changed."""
+    nothing = dict.fromkeys(("duration", "finished", "log_url"))
+    return {"status": status, "reason": words, "failure": None, "detail": "", **nothing}
+
+
 def _seed_time(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+    return moment.astimezone(UTC).isoformat(" ", "seconds")[:19]

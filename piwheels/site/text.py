@@ -20,6 +20,8 @@ _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 
 def clean(text: str) -> str:
     """Foreign text as one line that HTML can hold."""
+    if text.isascii() and text.isprintable():  # most is
+        return " ".join(text.split()) if "  " in text else text.strip(" ")
     return " ".join(clean_lines(text).split())
 
 

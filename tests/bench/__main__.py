@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tests.bench.harness import Result, bench, machine, table
 
-NAMES = ("feed", "listing", "dump", "search", "scale", "dispatch")
+NAMES = ("feed", "listing", "dump", "scale", "dispatch", "publish", "search")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What every benchmark needs: a throw-away database, a measured process, a place in the table of results."""
 
+import itertools
 import json
 import os
 import platform
@@ -157,12 +158,16 @@ def server(module: str, *arguments: str) -> Iterator[tuple[str, psutil.Process]]
         _end(process)
 
 
+_numbers = itertools.count(1)  #: of measured processes, of which there may be several at a time
+
+
 class Measured:
     """A process that runs ``module.main(arguments)``; what it took is known once it has ended well."""
 
     def __init__(self, bench: Bench, module: str, *arguments: str) -> None:
         self._module = module
-        self._report, self._log = bench.folder / "report.json", bench.folder / "said"
+        number = next(_numbers)
+        self._report, self._log = bench.folder / f"report{number}.json", bench.folder / f"said{number}"
         command = [sys.executable, "-m", "tests.bench.child", str(self._report), module, *arguments]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, cwd=ROOT, env=_environ(), stdout=subprocess.PIPE, stderr=log)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import zstandard
+
 INDEX = ("index.html", "index.v1_html", "index.v1_json")
 BLAMELESS = frozenset(
     {"lost", "builder", "disk", "network"}
@@ -227,7 +229,8 @@ def _indexes(books: Books, tree: Tree) -> Iterator[str]:
         match path.split("/"):
             case ["simple", project, name]:
                 allowed = {file.filename for file in by_project.get(project, ())}
-                if name.removesuffix(".gz") not in INDEX and name.removesuffix(".metadata") not in allowed:
+                page = name.removesuffix(".gz").removesuffix(".zst")
+                if page not in INDEX and name.removesuffix(".metadata") not in allowed:
                     yield f"{path} is published and no row is of it"
                 elif project not in by_project:
                     yield f"{path} is left of a project without files"
@@ -372,9 +375,9 @@ def _leftovers(books: Books, tree: Tree) -> Iterator[str]:
         name = path.rpartition("/")[2]
         if name.startswith(".") or name.endswith((".tmp", ".part")):
             yield f"a temporary file is left: {path}"
-        elif path.endswith(".gz") and not path.startswith("logs/"):
+        elif path.endswith((".gz", ".zst")) and not path.startswith(("logs/", "pypi-metadata.")):
             yield from _unreadable(path, tree)
-            plain = tree.www.get(path.removesuffix(".gz"))
+            plain = tree.www.get(path.removesuffix(".gz").removesuffix(".zst"))
             if plain is None or (plain.data and _unpacked(tree.www[path].data) != plain.data):
                 yield f"{path} is not what is beside it"
 
@@ -385,8 +388,10 @@ def _unreadable(path: str, tree: Tree) -> Iterable[str]:
 
 def _unpacked(data: bytes) -> bytes | None:
     try:
+        if data.startswith(zstandard.FRAME_HEADER):
+            return zstandard.ZstdDecompressor().decompress(data)
         return gzip.decompress(data)
-    except (OSError, EOFError):
+    except (OSError, EOFError, zstandard.ZstdError):
         return None
 
 

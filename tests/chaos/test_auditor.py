@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
+import zstandard
 
 from tests.chaos.auditor import Books, Build, File, OnDisk, Release, Tree, audit
 
@@ -76,6 +77,7 @@ TREE = Tree(
         "simple/one/index.v1_html": disk(html(link(NAME))),
         "simple/one/index.v1_json": disk(listing(NAME)),
         "simple/one/index.html.gz": disk(packed(html(link(NAME)))),
+        "simple/one/index.html.zst": disk(zstandard.compress(html(link(NAME)))),
         "simple/index.html": disk(b'<a href="one/">one</a>'),
         "simple/index.v1_html": disk(b'<a href="one/">one</a>'),
         "simple/index.v1_json": disk(root("one")),
@@ -188,6 +190,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a serial moved": (at("changes/2.json", disk(changes((2, "built")))), "serial 1 stands for different changes"),
     "a temporary file": (at("simple/one/.index.html.tmp", disk(b"")), "a temporary file is left"),
     "an old twin": (at("simple/one/index.html.gz", disk(packed(b"old"))), "index.html.gz is not what is beside it"),
+    "an old twin of the other kind": (
+        at("simple/one/index.html.zst", disk(zstandard.compress(b"old"))),
+        "index.html.zst is not what is beside it",
+    ),
     "a twin alone": (at("project/one/index.htm.gz", disk(packed(b"x"))), "index.htm.gz is not what is beside it"),
 }
 

@@ -4,6 +4,8 @@
 import asyncio
 import hashlib
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 import threading
@@ -17,16 +19,17 @@ from uuid import uuid4
 import pytest
 from aiohttp import test_utils
 from jsonschema import Draft202012Validator
-from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy import Engine, delete, func, insert, select, update
 
+from piwheels import faults
 from piwheels.db import pages, targets
-from piwheels.db.tables import builds, dependencies, files, projects, published, releases
+from piwheels.db.tables import builds, dependencies, files, listings, projects, published, releases, upstream_files
 from piwheels.db.tables import pages as pages_table
 from piwheels.master import publish
 from piwheels.master.publish import Publisher
 from piwheels.master.role import Context
 from piwheels.master.store import Store
-from piwheels.settings import DatabaseSettings, FarmSettings, PathSettings, Settings
+from piwheels.settings import DatabaseSettings, FarmSettings, PathSettings, PublishSettings, Settings
 from piwheels.site import writer
 from piwheels.site.web import application
 from piwheels.vocabulary import DependencyTool, FailureReason, Outcome, PageKind, ProjectStatus, Role
@@ -142,6 +145,7 @@ class Farm:
                         since=pages_table.c.since - earlier, claimed_until=pages_table.c.claimed_until - earlier
                     )
                 )
+                conn.execute(delete(listings))
         raise AssertionError("pages stay stale")
 
     def json(self, path: str) -> dict:  # type: ignore[type-arg]
@@ -433,6 +437,103 @@ def test_what_the_store_lost_is_not_listed(farm: Farm, column: str, caplog: pyte
     assert f"{WHEEL} is not listed: the store lacks" in caplog.text
 
 
+# An index for each distribution
+
+TRIXIE = replace(PI, name="trixie-armhf", distribution="trixie", rank=20, id=None)
+
+
+def two_distributions(farm: Farm) -> int:
+    with farm.database.begin() as conn:
+        return targets.add(conn, TRIXIE)
+
+
+def listed_in(farm: Farm, space: str) -> dict[str, str]:
+    found = farm.json(f"{space}/simple/foo/index.v1_json")
+    assert {file["url"] for file in found["files"]} == {file["filename"] for file in found["files"]}
+    return {file["filename"]: file["hashes"]["sha256"] for file in found["files"]}
+
+
+def test_each_distribution_has_an_index_of_its_own_wheels(farm: Farm) -> None:
+    other = two_distributions(farm)
+    release = farm.release()
+    second = "foo-1.0-cp313-cp313-linux_armv7l.whl"
+    farm.build(release)
+    newer = farm.build(release, second, target=other)
+    farm.settle()
+    assert list(farm.listed()) == [WHEEL, second]
+    assert listed_in(farm, "bookworm") == {WHEEL: farm.listed()[WHEEL]}
+    assert listed_in(farm, "trixie") == {second: farm.listed()[second]}
+    assert farm.names("bookworm/simple/foo") == sorted([WHEEL, f"{WHEEL}.metadata", *TREE])
+    assert (farm.www / f"trixie/simple/foo/{second}").samefile(farm.www / f"simple/foo/{second}")
+    assert farm.json("trixie/simple/index.v1_json")["projects"] == [{"name": "foo"}]
+    farm.change(delete(builds).where(builds.c.id == newer))
+    farm.settle()
+    assert not (farm.www / "trixie/simple/foo").exists() and list(listed_in(farm, "bookworm")) == [WHEEL]
+    assert farm.json("trixie/simple/index.v1_json")["projects"] == []
+    farm.change(delete(projects))
+    farm.settle()
+    assert not (farm.www / "bookworm/simple/foo").exists()
+
+
+def test_distributions_may_have_different_wheels_of_one_name(farm: Farm) -> None:
+    other = two_distributions(farm)
+    release = farm.release()
+    name = "foo-1.0-cp39-abi3-linux_armv7l.whl"
+    farm.build(release, name)
+    farm.build(release, name, content=b"x = 2\n", target=other)
+    farm.settle()
+    farm.change()
+    farm.settle()
+    assert list(listed_in(farm, "bookworm")) == list(listed_in(farm, "trixie")) == [name]
+    assert listed_in(farm, "bookworm") == farm.listed() != listed_in(farm, "trixie")
+
+
+def test_one_distribution_needs_no_index_of_its_own_unless_the_operator_wants_it(farm: Farm) -> None:
+    farm.build(farm.release())
+    farm.publisher.start()
+    farm.settle()
+    assert not (farm.www / "bookworm").exists()
+    for wanted in ("yes", "no"):
+        farm.settings = replace(farm.settings, publish=PublishSettings(distributions=wanted))
+        other = farm.new_publisher()
+        other.start()
+        farm.settle(other)
+        assert (farm.www / "bookworm").exists() == (wanted == "yes")
+    farm.check()
+
+
+def test_the_merged_index_has_pypis_files_and_ours(farm: Farm) -> None:
+    farm.settings = replace(farm.settings, publish=PublishSettings(all_index="yes"))
+    publisher = farm.new_publisher()
+    build_id = farm.build(farm.release())
+    farm.release("bar")
+    farm.change(mark="bar")
+    farm.settle(publisher)
+    files = farm.json("all/simple/foo/index.v1_json")["files"]
+    assert [file["filename"] for file in files] == ["foo-1.0.tar.gz", "foo-1.0.zip", WHEEL]
+    assert files[0]["url"] == "https://files.example.org/foo-1.0.tar.gz" and files[0]["size"] == 1000
+    assert (farm.www / "all/simple/foo" / files[2]["url"]).resolve() == farm.www / f"simple/foo/{WHEEL}"
+    assert farm.names("all/simple/foo") == TREE
+    assert [file["filename"] for file in farm.json("all/simple/bar/index.v1_json")["files"]] == [
+        "bar-1.0.tar.gz",
+        "bar-1.0.zip",
+    ]
+    assert farm.json("all/simple/index.v1_json")["projects"] == [{"name": "bar"}, {"name": "foo"}]
+    assert farm.json("simple/index.v1_json")["projects"] == [{"name": "foo"}]
+    farm.change(delete(builds).where(builds.c.id == build_id))
+    farm.settle(publisher)
+    assert len(farm.json("all/simple/foo/index.v1_json")["files"]) == 2 and not (farm.www / "simple/foo").exists()
+    farm.change(update(upstream_files).where(upstream_files.c.filename == "foo-1.0.zip").values(url=None))
+    farm.settle(publisher)
+    assert not (farm.www / "all/simple/foo").exists()  # a page without it would be worse than none
+    assert farm.json("all/simple/index.v1_json")["projects"] == [{"name": "bar"}]
+    farm.settings = replace(farm.settings, publish=PublishSettings())
+    publisher = farm.new_publisher()
+    publisher.start()
+    farm.settle(publisher)
+    assert not (farm.www / "all").exists()
+
+
 # Order, kills, faults, several workers
 
 
@@ -454,13 +555,14 @@ def disk_steps(monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None]) -
         (writer.os, "link"),
         (writer, "_write_temporary"),
         (writer, "sync_directory"),
-        (Path, "replace"),
-        (Path, "unlink"),
-        (Path, "mkdir"),
-        (Path, "rmdir"),
+        (writer.os, "replace"),
+        (writer.os, "unlink"),
+        (writer.os, "mkdir"),
+        (writer.os, "rmdir"),
     ):
         real = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *a, real=real, **v: count(real, *a, **v))
+    monkeypatch.setattr(writer, "_in_parallel", lambda call, given: [call(one) for one in given])
 
 
 @pytest.mark.parametrize("story", ["first", "added", "replaced", "emptied"])
@@ -580,6 +682,41 @@ def test_two_workers_never_write_one_project_at_the_same_time(farm: Farm, monkey
     assert list(farm.listed()) == [WHEEL]
 
 
+def test_of_four_workers_two_are_killed_in_the_middle(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real processes; each of the two ends by SIGKILL with a batch in hand: linked, and written but not noted."""
+    names = [f"p{number}" for number in range(24)]
+    for name in names:
+        farm.build(farm.release(name), f"{name}-1.0-py3-none-any.whl")
+    monkeypatch.setattr(publish, "BATCH", 3)
+    context = multiprocessing.get_context("fork")
+    workers = []
+    for index, fault in enumerate(("linked=kill@2", "published=kill@2", "", ""), 1):
+        workers.append(context.Process(target=_work_in_a_process, args=(farm.settings, index, fault)))
+        workers[-1].start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [-9, -9, 0, 0]
+    for index in (1, 2):  # their successors
+        successor = farm.new_publisher(index=index)
+        successor.start()
+        farm.settle(successor)
+    farm.check()
+    assert farm.json("simple/index.v1_json")["projects"] == [{"name": name} for name in sorted(names)]
+    with farm.database.begin() as conn:
+        assert conn.scalar(select(func.count()).select_from(published).where(published.c.listed)) == len(names)
+
+
+def _work_in_a_process(settings: Settings, index: int, fault: str) -> None:
+    faults.arm({"PIWHEELS_FAULTS": fault})
+    writer._syncers.cache_clear()  # its threads stayed behind
+    context = Context(Role.PUBLISH, settings, index=index)
+    publisher = Publisher(settings, context)
+    publisher.start()
+    for _ in range(20):
+        publisher.step()
+    os._exit(0)
+
+
 def test_many_workers_share_the_work(farm: Farm) -> None:
     for number in range(12):
         farm.build(farm.release(f"p{number}"), f"p{number}-1.0-py3-none-any.whl")
@@ -593,6 +730,45 @@ def test_many_workers_share_the_work(farm: Farm) -> None:
     farm.check()
     assert len(farm.json("simple/index.v1_json")["projects"]) == 12
     assert sum(worker.counts.failed for worker in workers) == 0
+
+
+def test_what_did_not_change_is_not_rendered(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = farm.release()
+    farm.build(release)
+    for _ in range(2):  # the first time the wheel's name is bound, which is a change
+        farm.change()
+        farm.settle()
+    before = farm.publisher.counts.rendered
+    farm.change()
+    farm.publisher.step()
+    assert (farm.publisher.counts.rendered, farm.publisher.counts.skipped) == (before, 1)
+    changes = (
+        update(projects).values(summary="new"),
+        update(releases).values(yanked=True),
+        update(files).values(requires_python=">=3.9"),
+        insert(builds).values(
+            release_id=release,
+            target_id=farm.target,
+            token=uuid4(),
+            started=BUILT,
+            duration=timedelta(seconds=5),
+            outcome=Outcome.FAILED,
+            reason=FailureReason.PACKAGE,
+        ),
+    )
+    for number, change in enumerate(changes, 1):
+        farm.change(change)
+        farm.publisher.step()
+        assert farm.publisher.counts.skipped == 1, f"change {number} was not noticed"
+    (farm.www / "project/foo/index.html").unlink()  # somebody emptied the tree
+    farm.change()
+    farm.publisher.step()
+    assert (farm.www / "project/foo/index.html").exists()
+    (farm.www / "simple/foo/index.html").unlink()  # or a part of it, and asks for a repair
+    with farm.database.begin() as conn:
+        pages.mark_named(conn, ["foo"], "test")
+    farm.publisher.step()
+    assert (farm.www / "simple/foo/index.html").exists()
 
 
 def test_new_settings_render_everything_again(farm: Farm) -> None:

@@ -146,8 +146,9 @@ def publish(conn: Connection) -> None:
     facts = page_facts.load_project(conn, claim.key, today=NOW.date())
     assert facts is not None
     planning.verdicts(conn, facts.id)
-    pages.note_published(conn, claim.key, files=2)
-    pages.finish(conn, "w", claim)
+    pages.published_facts(conn, [claim.key])
+    pages.note_published(conn, [pages.Noted(claim.key, 2, b"f", ("",))])
+    pages.finish(conn, "w", [claim])
     pages.mark_published(conn, after="p-3")
 
 

@@ -80,10 +80,23 @@ def test_a_new_project_is_planned_as_it_would_be_read_back(
     ]
 
 
-def test_what_is_copied_is_what_was_said(database: Engine) -> None:
+@pytest.mark.parametrize("before", [None, False, True])
+@pytest.mark.parametrize("addresses", [False, True])
+def test_what_is_copied_is_what_was_said(database: Engine, before: bool | None, addresses: bool) -> None:
+    """Where wheels are is kept if somebody wants to know, and forgotten once nobody does any more."""
     found = a_project("alpha", STRANGE)
+
+    def sync_all(conn: Connection, *, addresses: bool) -> upstream.Sync:
+        return upstream.sync_projects(conn, [found], every=True, policy=Policy(), addresses=addresses)["alpha"]
+
+    if before is not None:
+        with database.begin() as conn:
+            assert sync_all(conn, addresses=before).added
+            assert sync_all(conn, addresses=addresses).changed == (addresses != before)
+            check_rows(conn, found, addresses=addresses)
+        return
     with database.begin() as conn:
-        sync = upstream.sync_project(conn, found, every=True, policy=Policy())
+        sync = sync_all(conn, addresses=addresses)
         assert sync.added
         assert sync.changed
     with database.begin() as conn:
@@ -92,13 +105,19 @@ def test_what_is_copied_is_what_was_said(database: Engine) -> None:
         assert {
             version: (row.released, row.yanked, row.yanked_reason, row.requires_python) for version, row in rows.items()
         } == {one.version: (one.released, one.yanked, one.yanked_reason, one.requires_python) for one in found.releases}
-        stored = {row.filename: row for row in conn.execute(select(upstream_files))}
-        for release in found.releases:
-            for file in release.files:
-                for key, value in upstream_rows.file_values(file).items():
-                    assert getattr(stored[file.filename], key) == value, (file.filename, key)
-        again = upstream.sync_project(conn, found, every=True, policy=Policy())
+        check_rows(conn, found, addresses=addresses)
+        again = sync_all(conn, addresses=addresses)
         assert (again.changed, again.added) == (False, False)
+
+
+def check_rows(conn: Connection, found: UpstreamProject, *, addresses: bool) -> None:
+    stored = {row.filename: row for row in conn.execute(select(upstream_files))}
+    for release in found.releases:
+        for file in release.files:
+            for key, value in upstream_rows.file_values(file, addresses=addresses).items():
+                assert getattr(stored[file.filename], key) == value, (file.filename, key)
+    wheel = stored["alpha-0.1-cp39-cp39-linux_armv7l.whl"]
+    assert (wheel.url is not None, wheel.sha256 is not None) == (addresses, addresses)
 
 
 def test_a_new_project_gets_the_jobs_that_planning_it_anew_would_give(database: Engine) -> None:

@@ -114,11 +114,13 @@ def test_same_model_same_bytes() -> None:
     assert simple.project_html(make.page()) == simple.project_html(make.page())
 
 
-def test_both_renderings_of_the_list_agree() -> None:
-    names = ["bar", "foo", "foo-bar"]
-    document = json.loads(simple.root_json(names, serial=7))
-    assert document == {"meta": {"api-version": "1.4", "_last-serial": 7}, "projects": [{"name": n} for n in names]}
-    html = simple.root_html(iter(names), serial=7)
+@pytest.mark.parametrize("pages", [[], [[]], [["a"]], [["bar", "foo"], ["foo-bar"]], [["a"], [], ["b", "c"]]])
+def test_both_renderings_of_the_list_agree(pages: list[list[str]]) -> None:
+    names = [name for page in pages for name in page]
+    parts = list(simple.root(pages, serial=7))
+    document, html = (b"".join(part[form] for part in parts) for form in (0, 1))
+    expected = {"meta": {"api-version": "1.4", "_last-serial": 7}, "projects": [{"name": name} for name in names]}
+    assert json.loads(document) == expected
     assert [(a.get("href"), a.text) for a in parse(html).iter("a")] == [(f"{n}/", n) for n in names]
     assert meta_of_html(html)["pypi:repository-version"] == "1.4"
 

@@ -4,9 +4,11 @@
 import gzip
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from piwheels.site import writer
 
@@ -39,44 +41,101 @@ def test_what_does_not_change_is_not_touched(tmp_path: Path) -> None:
     assert snapshot(tmp_path)["a"] == before["a"]
 
 
-def test_large_files_have_a_compressed_twin_that_follows_them(tmp_path: Path) -> None:
-    page, twin = tmp_path / "page", tmp_path / "page.gz"
+UNPACK = {".gz": gzip.decompress, ".zst": zstandard.ZstdDecompressor().decompress}
+
+
+@pytest.mark.parametrize("end", writer.TWINS)
+def test_large_files_have_compressed_twins_that_follow_them(tmp_path: Path, end: str) -> None:
+    page, twin = tmp_path / "page", tmp_path / f"page{end}"
     writer.write_if_changed(page, LARGE)
-    assert gzip.decompress(twin.read_bytes()) == LARGE
+    assert UNPACK[end](twin.read_bytes()) == LARGE
     first = twin.read_bytes()
     writer.write_if_changed(page, OTHER)
-    assert gzip.decompress(twin.read_bytes()) == OTHER
+    assert UNPACK[end](twin.read_bytes()) == OTHER
     writer.write_if_changed(page, LARGE)
     assert twin.read_bytes() == first  # the same bytes whenever it is made
     writer.write_if_changed(page, SMALL)
     assert not twin.exists()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"junk", gzip.compress(OTHER, mtime=0)])
-def test_a_twin_that_is_not_the_pages_is_made_anew(tmp_path: Path, content: bytes | None) -> None:
+PACKED_OTHER = {".gz": gzip.compress(OTHER, mtime=0), ".zst": zstandard.compress(OTHER)}
+
+
+@pytest.mark.parametrize("end", writer.TWINS)
+@pytest.mark.parametrize("content", [None, b"", b"junk", "other", "half"])
+def test_a_twin_that_is_not_the_pages_is_made_anew(tmp_path: Path, end: str, content: bytes | str | None) -> None:
     """As after a kill between the two renames, when the data then turned back."""
-    page, twin = tmp_path / "page", tmp_path / "page.gz"
+    page, twin = tmp_path / "page", tmp_path / f"page{end}"
     writer.write_if_changed(page, LARGE)
-    if content is None:
-        twin.unlink()
-    else:
-        twin.write_bytes(content)
+    match content:
+        case None:
+            twin.unlink()
+        case "other":
+            twin.write_bytes(PACKED_OTHER[end])
+        case "half":
+            twin.write_bytes(twin.read_bytes()[:-10])
+        case bytes():
+            twin.write_bytes(content)
     assert writer.write_if_changed(page, LARGE)
-    assert gzip.decompress(twin.read_bytes()) == LARGE
+    assert UNPACK[end](twin.read_bytes()) == LARGE
 
 
-def test_a_stray_twin_of_a_small_file_goes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", writer.TWINS)
+def test_a_stray_twin_of_a_small_file_goes(tmp_path: Path, end: str) -> None:
     writer.write_if_changed(tmp_path / "page", SMALL)
-    (tmp_path / "page.gz").write_bytes(gzip.compress(LARGE))
+    (tmp_path / f"page{end}").write_bytes(gzip.compress(LARGE))
     assert writer.write_if_changed(tmp_path / "page", SMALL)
-    assert not (tmp_path / "page.gz").exists()
+    assert not (tmp_path / f"page{end}").exists()
+
+
+def test_names_with_the_same_bytes_share_a_file_until_one_changes(tmp_path: Path) -> None:
+    writer.write_files(tmp_path, {"a": LARGE, "b": LARGE, "c": OTHER})
+    for end in ("", *writer.TWINS):
+        assert (tmp_path / f"a{end}").samefile(tmp_path / f"b{end}")
+    # A writer was killed that had given the new b no name yet, and a's had one: nothing may be written through it.
+    os.link(tmp_path / "a", tmp_path / ".b.tmp")
+    assert writer.write_files(tmp_path, {"a": LARGE, "b": SMALL}) == ["b"]
+    assert [(tmp_path / name).read_bytes() for name in "abc"] == [LARGE, SMALL, OTHER]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "a.gz", "a.zst", "b", "c", "c.gz", "c.zst"]
+
+
+def test_several_directories_are_written_together(tmp_path: Path) -> None:
+    batch = writer.Batch()
+    assert batch.add(tmp_path / "one/deep", {"page": LARGE}) == ["page"]
+    assert batch.add(tmp_path / "two", {"page": SMALL, "other": SMALL}) == ["page", "other"]
+    assert not list(tmp_path.iterdir())
+    batch.write()
+    assert (tmp_path / "one/deep/page").read_bytes() == LARGE
+    assert batch.add(tmp_path / "two", {"page": SMALL, "other": SMALL}) == []
+    batch.write()
+
+
+def test_what_cannot_be_written_leaves_all_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fills up at the second of three files, and again while they are synchronised."""
+    writer.write_files(tmp_path, {"a": LARGE, "b": LARGE, "c": LARGE})
+    before = snapshot(tmp_path)
+    for call in ("write", "fsync"):
+        calls = iter(range(9))
+        real = getattr(os, call)
+
+        def full(*args: object, real: object = real, calls: Iterator[int] = calls) -> object:
+            if next(calls) == 4:
+                raise OSError(28, "No space left on device")
+            return real(*args)  # type: ignore[operator]
+
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+            patch.setattr(os, call, full)
+            writer.write_files(tmp_path, {"a": OTHER, "b": OTHER + b"b", "c": OTHER + b"c"})
+        assert {name: at for name, at in snapshot(tmp_path).items() if not name.endswith(".tmp")} == before
+    assert writer.write_files(tmp_path, {"a": OTHER, "b": OTHER, "c": OTHER}) == ["a", "b", "c"]
+    assert not list(tmp_path.glob(".*"))
 
 
 class Killed(BaseException):
     """As kill -9: nothing of ours runs afterwards."""
 
 
-@pytest.mark.parametrize("step", range(1, 12))
+@pytest.mark.parametrize("step", range(1, 13))
 def test_killed_at_any_step_a_page_is_the_old_or_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -93,18 +152,23 @@ def test_killed_at_any_step_a_page_is_the_old_or_the_new_one(
         return call(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        for owner, name in ((os, "open"), (os, "fsync"), (Path, "replace"), (Path, "unlink")):
-            real = getattr(owner, name)
-            patch.setattr(owner, name, lambda *a, real=real, **k: count(real, *a, **k))
+        for name in ("open", "fsync", "replace", "unlink"):
+            real = getattr(os, name)
+            patch.setattr(os, name, lambda *a, real=real, **k: count(real, *a, **k))
+        patch.setattr(writer, "_in_parallel", lambda call, given: [call(one) for one in given])
         try:
             writer.write_if_changed(page, OTHER)
             finished = True
         except Killed:
             finished = False
+    assert finished == (step > 11)
     assert page.read_bytes() == OTHER if finished else page.read_bytes() in (LARGE, OTHER)
+    for end, unpack in UNPACK.items():
+        assert unpack((tmp_path / f"page{end}").read_bytes()) in (LARGE, OTHER)
     writer.write_if_changed(page, OTHER)
-    assert page.read_bytes() == gzip.decompress((tmp_path / "page.gz").read_bytes()) == OTHER
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["page", "page.gz"]
+    assert {unpack((tmp_path / f"page{end}").read_bytes()) for end, unpack in UNPACK.items()} == {OTHER}
+    assert page.read_bytes() == OTHER
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["page", "page.gz", "page.zst"]
 
 
 @pytest.fixture
@@ -159,8 +223,8 @@ def test_removing_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     directory = tmp_path / "p"
     writer.write_files(directory, {"index.html": SMALL, "a.whl": SMALL, "z.whl": SMALL})
     order: list[str] = []
-    unlink = Path.unlink
-    monkeypatch.setattr(Path, "unlink", lambda self, **k: (order.append(self.name), unlink(self, **k))[1])
+    unlink = os.unlink
+    monkeypatch.setattr(os, "unlink", lambda path, **k: (order.append(Path(path).name), unlink(path, **k))[1])
     assert writer.remove_directory(directory, first=["index.html"])
     assert order == ["index.html", "a.whl", "z.whl"]
     assert not directory.exists()
