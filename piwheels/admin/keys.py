@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     actions = what.add_subparsers(dest="action", metavar="ACTION", required=True)
     master = actions.add_parser("master", help="show the master's public key, making the pair first if there is none")
     enrol = actions.add_parser("enrol", help="admit a builder")
-    enrol.add_argument("key", metavar="PUBLICKEY|FILE|ADDRESS", help=ENROL)
+    enrol.add_argument("key", metavar="PUBLICKEY|FILE|ADDRESS", type=str.strip, help=ENROL)
     enrol.add_argument("--label", metavar="NAME", default="", help="a name for people")
     listing = actions.add_parser("list", help="list the builders")
     disable = actions.add_parser("disable", help="admit a builder no longer; what it built stays")
@@ -54,8 +54,10 @@ def parser() -> argparse.ArgumentParser:
     made = actions.add_parser("builds", help="list everything a builder made")
     withdraw = actions.add_parser("withdraw", help="disable a builder and take back everything it made")
     for action in (disable, enable, rotate, made, withdraw):
-        action.add_argument("builder", metavar="BUILDER", help="number, key, 8 or more characters of it, or label")
-    rotate.add_argument("key", metavar="PUBLICKEY|FILE", help="40 characters, or the builder's new .pub file")
+        words = "number, key, 8 or more characters of it, or label"
+        action.add_argument("builder", metavar="BUILDER", type=str.strip, help=words)
+    words = "40 characters, or the builder's new .pub file"
+    rotate.add_argument("key", metavar="PUBLICKEY|FILE", type=str.strip, help=words)
     for action in (made, withdraw):
         action.add_argument(
             "--since",
@@ -80,7 +82,12 @@ def moment(word: str) -> datetime:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
-    return run(_work, parser(), argv, "piw-keys")
+    return run(_work, parser(), _shielded(sys.argv[1:] if argv is None else argv), "piw-keys")
+
+
+def _shielded(words: Sequence[str]) -> list[str]:
+    """One key in 85 begins with a hyphen, and argparse would take it for an option: a space before it prevents that."""
+    return [f" {word}" if word[:1] == "-" != word[1:2] and keys.is_key(word) else word for word in words]
 
 
 def _work(args: argparse.Namespace, settings: Settings) -> int:

@@ -84,6 +84,16 @@ def test_a_new_key_takes_the_old_ones_place(run: Run, database: Engine, tmp_path
         assert slaves.admitted_keys(conn) == {old}
 
 
+def test_a_key_may_look_like_an_option(run: Run) -> None:
+    first, second = "-v" + "x" * 38, "-" + "y" * 39
+    assert run("enrol", first, "--label", "garage")[1] == f"builder 1 is admitted: {first}\n"
+    assert run("rotate", first, second)[:2] == (
+        0,
+        f"builder 1 has the key {second} now; {first} is admitted no longer\n",
+    )
+    assert run("disable", second)[0] == 0
+
+
 def test_who_has_no_key_has_none_to_rotate(run: Run) -> None:
     assert run("enrol", "192.0.2.5")[0] == 0
     assert "comes without encryption" in run("rotate", "192.0.2.5", wire_keys.make().public)[2]
