@@ -15,10 +15,9 @@ from sqlalchemy import Connection, Engine, insert, select, update
 from piwheels.db import builds as attempts
 from piwheels.db import news, queue, slaves, upstream, withdrawal
 from piwheels.db.builds import Entry
-from piwheels.db.tables import builds
+from piwheels.db.tables import builds, projects
 from piwheels.db.tables import news as table
 from piwheels.db.withdrawal import Reach
-from piwheels.master import log_pages
 from piwheels.master.news_desk import NewsDesk
 from piwheels.master.planner import Policy
 from piwheels.settings import DatabaseSettings
@@ -234,11 +233,12 @@ def test_logs_of_failed_builds_have_pages(farm: Farm, monkeypatch: pytest.Monkey
     document = farm.json("project/foo/json/index.json")
     assert document["releases"]["2.0"]["builds"][world.PI.name]["log_page_url"].endswith(f"/{bad}.html.gz")
     before = page.stat().st_mtime_ns
-    farm.change()
+    farm.change(update(projects).values(summary="rendered again"))
     farm.settle()
+    assert "rendered again" in (farm.www / "project/foo/index.html").read_text("utf-8")
     assert page.stat().st_mtime_ns == before
-    farm.publisher._log_mark = log_pages.mark_of("another look")
+    monkeypatch.setattr("piwheels.site.assets.look", lambda site: "another look")
     log.unlink()  # what is there no more has a page that says nothing
     farm.change()
-    farm.settle()
+    farm.settle(farm.new_publisher())
     assert page.stat().st_mtime_ns != before
