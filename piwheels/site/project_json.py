@@ -77,7 +77,7 @@ def _file(wheel: Wheel, base: str) -> dict[str, Any]:
 
 
 def _build(cell: Cell, site: SiteFacts) -> dict[str, Any]:
-    if cell.finished is None and cell.log is None and not cell.detail:
+    if cell.build_id is None:
         return _untried(cell.status.value, cell.words)
     return {
         "status": cell.status.value,
@@ -95,7 +95,7 @@ def _build(cell: Cell, site: SiteFacts) -> dict[str, Any]:
 @lru_cache(maxsize=10_000)
 def _untried(status: str, words: str) -> dict[str, Any]:
     """A target for which nothing was built, as most are; not to be changed."""
-    nothing = dict.fromkeys(("duration", "finished", "log_url"))
+    nothing = dict.fromkeys(("duration", "finished", "log_url", "log_page_url", "build"))
     return {"status": status, "reason": words, "failure": None, "detail": "", **nothing}
 
 

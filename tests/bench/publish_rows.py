@@ -115,7 +115,7 @@ _FILL = (
         JOIN targets t ON CAST(%(everywhere)s AS boolean) OR t.rank = (SELECT min(rank) FROM targets)""",
     """INSERT INTO builds (release_id, target_id, token, started, finished, duration, outcome, reason, detail, has_log)
     SELECT r.id, t.id, gen_random_uuid(), r.released, r.released + interval '2 hours', interval '12.5 s', 'failed',
-        'package', E'error: command gcc failed\\nwith exit status 1', true
+        'package', E'error: command gcc failed\\nwith exit status 1', false
     FROM bench_projects b JOIN projects p USING (name) JOIN LATERAL (
             SELECT * FROM releases WHERE project_id = p.id ORDER BY sort_key DESC LIMIT 1) AS r ON true
         JOIN targets t ON t.rank = (SELECT min(rank) FROM targets WHERE rank > 100)
