@@ -81,7 +81,9 @@ def ways(site: SiteFacts) -> tuple[Way, ...]:
         Way(
             "Poetry",
             "In a project:",
-            f"poetry source add --priority=supplemental farm {index_url(site)}",
+            # A supplemental source is asked only for what PyPI has nothing of, a source distribution included; of the
+            # primary ones the first wins. To name one means to name PyPI too.
+            f"poetry source add --priority=primary farm {index_url(site)}\npoetry source add --priority=primary PyPI",
             "Then, as ever:",
             "poetry add PACKAGE",
         ),

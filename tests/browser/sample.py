@@ -22,6 +22,7 @@ from piwheels.master.stats import write_packages
 from piwheels.master.store import Store
 from piwheels.settings import DatabaseSettings
 from piwheels.site import paths
+from piwheels.versions import sort_key
 from piwheels.vocabulary import FailureReason, NewsKind, Outcome, PageKind, ProjectStatus
 from tests import samples
 from tests.built import Wheel, record
@@ -83,14 +84,14 @@ def _bare(conn: Connection, www: Path, targets: Sequence[int]) -> None:
 def _rich(conn: Connection, store: Store, root: Path, targets: Sequence[int]) -> None:
     """Fourteen releases, of which most have two wheels."""
     for version in [f"1.{number}" for number in range(13)] + ["2.0rc1"]:
-        release = add_release(conn, "rich", version)
+        release = _release(conn, "rich", version)
         if version == "1.12":
             _failed(conn, release, targets[0], FailureReason.PACKAGE)
             continue
         for machine, target in (("armv7l", targets[0]), ("aarch64", targets[1])):
             apt = ("libopenblas0", "libgfortran5") if machine == "armv7l" else ("libopenblas0",)
             tag = f"cp311-cp311-linux_{machine}"
-            record(conn, store, root, Wheel("rich", version, tag=tag, apt=apt, uploaded=NOW), target)
+            record(conn, store, root, Wheel("rich", version, tag=tag, apt=apt), target)
     summary = "Numbers in rows and columns, and a summary that is long enough for more than one line on a phone"
     rich = projects.c.name == "rich"
     conn.execute(update(projects).where(rich).values(display_name="Rich", summary=summary))
@@ -103,9 +104,16 @@ def _deep(conn: Connection, targets: Sequence[int]) -> None:
     number = conn.execute(project).scalar_one()
     versions = [f"0.{minor:03d}" for minor in range(DEEP)]
     facts = {"project_id": number, "released": NOW}
-    rows = [{"version": version, "sort_key": version.encode(), **facts} for version in versions]
+    rows = [{"version": version, "sort_key": sort_key(version), **facts} for version in versions]
     for release in conn.execute(insert(releases).returning(releases.c.id), rows).scalars().all()[::7]:
         _failed(conn, release, targets[0], FailureReason.PACKAGE, detail="no compiler for this language")
+
+
+def _release(conn: Connection, project: str, version: str) -> int:
+    """In its right order."""
+    release = add_release(conn, project, version)
+    conn.execute(update(releases).where(releases.c.id == release).values(sort_key=sort_key(version)))
+    return release
 
 
 def _failed(conn: Connection, release: int, target: int, reason: FailureReason, **values: Any) -> None:

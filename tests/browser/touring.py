@@ -145,4 +145,4 @@ def _photograph(page: Page, name: str) -> None:
     assert size is not None
     height = min(int(page.evaluate("document.documentElement.scrollHeight")), TALLEST)
     clip = {"x": 0, "y": 0, "width": size["width"], "height": height}
-    page.screenshot(path=SCREENSHOTS / f"{name}.jpeg", type="jpeg", quality=80, full_page=True, clip=clip)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True, clip=clip)

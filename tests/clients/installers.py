@@ -188,7 +188,7 @@ priority = "primary"
 [[tool.poetry.source]]
 name = "other"
 url = "{other}"
-priority = "supplemental"
+priority = "primary"
 [[tool.poetry.source]]
 name = "line"
 url = "{line}"
@@ -216,7 +216,7 @@ def poetry(one: Client) -> None:
             POETRY_REQUESTS_MAX_RETRIES="1",
         )
 
-    wanted = [name for name in WANTED if name != "bitten"] + ["big", "bitten==2.0"]
+    wanted = [name for name in WANTED if name != "bitten"] + ["both", "big", "bitten==2.0"]
     python = ".".join(str(part) for part in sys.version_info[:2])
     project.mkdir()
     (project / "pyproject.toml").write_text(

@@ -100,17 +100,18 @@ def test_asks_the_next_index_for_what_we_have_not(one: Client) -> None:
     assert {line.status for line in one.asked(Visit.EXTRA, f"/{EMPTY}/")} == {404}
 
 
-@of(*PIPS)
-def test_pip_takes_the_best_of_both_indexes(one: Client) -> None:
-    """Our wheel rather than an sdist, PyPI's newer version rather than ours; of one name in both, the extra index's."""
+@of(*PIPS, "poetry")
+def test_takes_the_best_of_both_indexes(one: Client) -> None:
+    """Our wheel rather than an sdist, PyPI's newer version rather than ours. Of one file name in both, pip takes the
+    extra index's, and poetry its first source's."""
     got = went_well(one, Visit.EXTRA).installed
     assert got["both"] == "1.0" and f"both-1.0-{NATIVE}.whl" in wheels(one.asked(Visit.EXTRA))
     assert got["newer"] == "2.0"
     assert "tie-1.0-py3-none-any.whl" in wheels(one.asked(Visit.EXTRA))
 
 
-@of("uv", "poetry")
-def test_the_first_index_with_a_project_is_the_only_one(one: Client) -> None:
+def test_to_uv_the_first_index_with_a_project_is_the_only_one(day: dict[str, Future[Client]]) -> None:
+    one = day["uv"].result(240)
     got = went_well(one, Visit.EXTRA).installed
     assert got["newer"] == "1.0"
     assert "tie-1.0-py3-none-any.whl" in wheels(one.asked(Visit.EXTRA))

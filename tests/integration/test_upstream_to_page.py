@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration
 
 NAMES = ("deleted", "held", "bitten")
 POLL = 1  #: seconds between two looks at the journal; by default nine more, which the minute has room for
-SOON = 30.0  #: seconds from the event to the page at most
+SOON = 50.0  #: seconds from the event to the page at most
 
 
 class Visitor:

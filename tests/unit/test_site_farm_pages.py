@@ -79,7 +79,8 @@ def test_home() -> None:
     said = words(document)
     assert "pip config set global.extra-index-url https://wheels.example.org/simple/" in said
     assert 'url = "https://wheels.example.org/simple/"' in said
-    assert "poetry source add --priority=supplemental farm https://wheels.example.org/simple/" in said
+    assert "poetry source add --priority=primary farm https://wheels.example.org/simple/" in said
+    assert "poetry source add --priority=primary PyPI" in said
     assert "Wheels are built for bookworm-armhf, bookworm-arm64, trixie-armhf and trixie-arm64." in said
     assert "Foo.Bar 2.0for bookworm-armhf, on pi-7, begun" in said
     assert "1.23 million" in said
