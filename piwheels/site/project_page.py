@@ -15,6 +15,7 @@ from piwheels.site.farm_pages import Series, months, pip_command, uv_command
 from piwheels.site.model import ProjectPage, Reason, Status, Wheel, reasons
 from piwheels.site.release_rows import WORDS, Division, Part, anchors, divide, file_lists, table
 from piwheels.site.rendering import render as fill
+from piwheels.vocabulary import ProjectStatus
 
 LONG = 12  #: releases beyond which the table gets a filter and scrolls by itself
 
@@ -96,7 +97,8 @@ def _main(page: ProjectPage, site: SiteFacts, division: Division, *, has_feed: b
         pypi_url=f"{site.pypi_project_url}{page.name}/",
         install=install(page, site),
         whys=[_why(reason) for reason in whys],
-        compiles=any(reason.status is not Status.ON_PYPI for reason in whys),
+        compiles=page.status is not ProjectStatus.QUARANTINED
+        and any(reason.status is not Status.ON_PYPI for reason in whys),
         table=table(division.rows, page.targets, links, root="../../") if page.releases else "",
         shown=len(division.rows),
         long=len(division.rows) > LONG,

@@ -211,6 +211,13 @@ def test_notices(values: dict[str, Any], expected: str) -> None:
     assert expected in words(project(make.project(**values)))
 
 
+def test_nobody_is_sent_to_pypi_for_what_is_in_quarantine() -> None:
+    facts = make.project(files=(), builds=make.project().builds[4:5])
+    assert "installers take the source distribution from PyPI" in words(project(facts))
+    held = replace(facts, status=ProjectStatus.QUARANTINED)
+    assert "installers take the source distribution from PyPI" not in words(project(held))
+
+
 def test_downloads_are_drawn() -> None:
     assert not list(project().iter("figure"))
     days = tuple((make.NOW.date() - timedelta(days=day), 10 + day) for day in range(300, -1, -50))
