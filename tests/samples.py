@@ -209,7 +209,7 @@ class _Filler:
         for age, (name, spelling, summary, version, count, downloads, apt) in enumerate(PROJECTS):
             project_id = self._project(name, spelling, summary)
             found.append((project_id, downloads))
-            versions = [version, *(f"{count - number}.{number}" for number in range(1, count))]
+            versions = [version, *(f"0.{count - number}" for number in range(1, count))]
             for number, one in enumerate(dict.fromkeys(versions)):
                 released = self.now - timedelta(hours=7 * age, days=60 * number)
                 release_id = self._release(project_id, name, one, released, wanted=number < 4)

@@ -18,7 +18,7 @@ from heapq import nlargest
 
 from piwheels.site.text import clean
 
-ROOM = 48_000  #: bytes of a file's entries before compression, about
+ROOM = 80_000  #: bytes of a file's entries before compression, about
 BEST = 150  #: entries of a file that does not list all
 LONGEST_SUMMARY = 90  #: characters
 INDEX = "_index.json"

@@ -53,7 +53,7 @@ def test_no_project_at_all() -> None:
 
 
 def test_many_names_are_spread_and_each_is_found_by_its_beginning() -> None:
-    every = [f"{a}{b}-thing-{n}" for a in "abp" for b in "xyz" for n in range(1500)]
+    every = [f"{a}{b}-thing-{n}" for a in "abp" for b in "xyz" for n in range(2600)]
     files = made(entry(name, len(name)) for name in every)
     assert len(files) > 9
     for name in every[::97]:
