@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 CLIENTS = Path(__file__).parent.parent / "build/clients"
-COMPLETE = "PIWHEELS_TEST_EVERYTHING"  #: set where a test that cannot run is one that fails, as .ci/run does
+COMPLETE = "TEST_EVERYTHING"  #: set where a test that cannot run is one that fails, as .ci/run does
 
 
 def program(name: str, package: str = "") -> str:

@@ -30,6 +30,7 @@ from piwheels.db.tables import (
     feeds,
     files,
     jobs,
+    listings,
     projects,
     releases,
     roles,
@@ -185,6 +186,7 @@ def publish(sample: Sample) -> None:
                 earlier = timedelta(minutes=10)
                 since = {"since": pages_table.c.since - earlier, "claimed_until": pages_table.c.claimed_until - earlier}
                 conn.execute(update(pages_table).values(**since))
+                conn.execute(update(listings).values(rest_until=listings.c.rest_until - earlier))
     finally:
         context.close()
     raise AssertionError("pages stay stale")

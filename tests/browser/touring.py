@@ -16,7 +16,7 @@ from typing import Any
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Response, Route
 
 ROOT = Path(__file__).parents[2]
-SCREENSHOTS = Path(os.environ.get("PIWHEELS_SCREENSHOTS", ROOT / "build/screenshots"))
+SCREENSHOTS = Path(os.environ.get("TEST_SCREENSHOTS", ROOT / "build/screenshots"))
 TALLEST = 4000  #: pixels of a page that a picture shows
 WIDE, PHONE, SMALL = (1280, 900), (390, 844), (320, 568)
 CONTRAST = "color-contrast"  #: the rule that depends on colours
