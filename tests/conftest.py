@@ -8,6 +8,7 @@ starts unless a test asks for it.
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,10 @@ hypothesis.settings.register_profile("piwheels", deadline=None)
 if not os.access(Path(__file__).parent.parent, os.W_OK):
     hypothesis.settings.register_profile("piwheels", deadline=None, database=None)
 hypothesis.settings.load_profile("piwheels")
+
+# A shell without job control has what it runs in the background ignore Ctrl-C, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    """Chromium, as Debian has it."""
+    """Chromium, as Debian has it. For a module, not longer: Playwright keeps a loop running in this thread, and the
+    tests that the process runs afterwards could have none of their own."""
     executable = program("chromium")
     try:
         from playwright.sync_api import sync_playwright
