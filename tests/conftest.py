@@ -5,6 +5,7 @@ The schema is migrated once, into a template; a test's database is a clone of it
 starts unless a test asks for it.
 """
 
+import atexit
 import itertools
 import os
 import shutil
@@ -37,6 +38,11 @@ hypothesis.settings.load_profile("piwheels")
 # A shell without job control has what it runs in the background ignore Ctrl-C, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Templates are compiled once for all processes of the session that render pages; it takes each of them seconds else.
+if "CHAMELEON_CACHE" not in os.environ:
+    os.environ["CHAMELEON_CACHE"] = tempfile.mkdtemp(prefix="piw-templates-", dir="/tmp")
+    atexit.register(shutil.rmtree, os.environ["CHAMELEON_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The site in a real browser, as people meet it: each page in both colours and on three screens; what they do there.
 
-Pictures of all pages go to ``build/screenshots``, or where ``TEST_SCREENSHOTS`` says.
+Pictures of all pages go to the directory that ``TEST_SCREENSHOTS`` names, if it does.
 """
 
 import json

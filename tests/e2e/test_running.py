@@ -127,9 +127,15 @@ def test_no_compiler(folder: FarmFolder, tmp_path: Path) -> None:
     assert len(ended.stderr.splitlines()) == 1 and "compiler" in ended.stderr
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
-def test_stopping_leaves_nothing(pypi: Simulator, folder: FarmFolder, number: signal.Signals, status: int) -> None:
+def test_stopping_leaves_nothing(pypi: Simulator, folder: FarmFolder) -> None:
+    """However it is ended; and each time it can be started again where it stopped."""
     pypi.add_release("hangs", "1.0", Recipe(misbehaviour="hang"))
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGKILL, -9)):
+        stop_in_mid_build(pypi, folder, number, status)
+
+
+def stop_in_mid_build(pypi: Simulator, folder: FarmFolder, number: signal.Signals, status: int) -> None:
+    """Start it, have it build, end it by a signal; see that it ends so, soon, and with all that it started."""
     with folder.start(*POLL, "hangs", upstream=pypi.url) as farm:
         farm.wait_for_line("building hangs 1.0")
         processes = farm.descendants()

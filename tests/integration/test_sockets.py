@@ -144,7 +144,7 @@ def test_without_encryption_the_address_decides(net: Net, plain_router: Any) -> 
     sender = plain_router.recv_multipart(zmq.NOBLOCK, copy=False)[-1]
     assert (sender.bytes, sockets.peer_address(sender)) == (b"x", "127.0.0.2")
     assert not plain_router.poll(NOT_SOON) and not net.router.poll(0)
-    assert net.gate.refused == 4
+    assert net.gate.refused >= 4  # one that is refused tries again, if the machine leaves it the time
 
 
 def test_a_stranger_is_cut_off_in_the_handshake(net: Net, plain_router: Any) -> None:
