@@ -6,6 +6,7 @@ never by colour alone; the colours, blue and orange, are told apart by people wh
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from xml.etree import ElementTree
 
 from piwheels.site.facts import SiteFacts
@@ -45,8 +46,9 @@ def of(page: ProjectPage, site: SiteFacts) -> Badge:
     return Badge(left, f"{main.version} · no wheel", good=False)
 
 
+@lru_cache(maxsize=1000)
 def render(badge: Badge) -> bytes:
-    """The drawing."""
+    """The drawing. Most change less often than their project's page."""
     left, right = _cut(badge.left), _cut(badge.right)
     label = f"{left}: {right}"
     widths = _width(left) + 14, _width(right) + 30

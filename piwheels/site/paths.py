@@ -6,6 +6,7 @@ come from PyPI and from builders.
 """
 
 import re
+from functools import lru_cache
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
@@ -66,6 +67,7 @@ def check_wheel(filename: str) -> str:
     return filename
 
 
+@lru_cache(maxsize=1000)
 def index_dir(space: str) -> PurePosixPath:
     """The directory of an index: of all wheels (the empty name), of a distribution's own, or of PyPI's files too.
 
@@ -83,6 +85,7 @@ def index_dir(space: str) -> PurePosixPath:
     return PurePosixPath(space) / SIMPLE
 
 
+@lru_cache(maxsize=1000)
 def simple_dir(project: str, space: str = "") -> PurePosixPath:
     """The directory of a project's index pages, wheels and their metadata, in one of the indexes."""
     return index_dir(space) / check_project(project)
@@ -98,6 +101,7 @@ def metadata_path(project: str, filename: str) -> PurePosixPath:
     return simple_dir(project) / (check_wheel(filename) + ".metadata")
 
 
+@lru_cache(maxsize=1000)
 def project_dir(project: str) -> PurePosixPath:
     """The directory of a project's page for people."""
     return PROJECT / check_project(project)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Files of the published tree: whole or not at all, rewritten only when they change, names bound to their bytes."""
 
+import ctypes
+import errno
 import gzip
 import hashlib
 import os
@@ -129,6 +131,40 @@ def test_what_cannot_be_written_leaves_all_as_it_was(tmp_path: Path, monkeypatch
         assert {name: at for name, at in snapshot(tmp_path).items() if not name.endswith(".tmp")} == before
     assert writer.write_files(tmp_path, {"a": OTHER, "b": OTHER, "c": OTHER}) == ["a", "b", "c"]
     assert not list(tmp_path.glob(".*"))
+
+
+def many(directory: Path, data: bytes) -> writer.Batch:
+    """More files than are synchronised one by one."""
+    batch = writer.Batch()
+    for number in range(writer.FLUSHED_FROM):
+        batch.add(directory / str(number), {"page": data, "other": data[:100]})
+    return batch
+
+
+class Libc:
+    """The C library with a disk that fails."""
+
+    def syncfs(self, descriptor: int) -> int:
+        assert descriptor > 2
+        ctypes.set_errno(errno.EIO)
+        return -1
+
+
+def test_many_files_are_flushed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synchronised: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", synchronised.append)
+        many(tmp_path, LARGE).write()
+        assert not synchronised
+        patch.setattr(writer, "_can_flush", lambda: False)
+        many(tmp_path, OTHER).write()
+        assert len(synchronised) > writer.FLUSHED_FROM
+    pages = snapshot(tmp_path / "3")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output error"):
+        patch.setattr(writer, "_libc", Libc)
+        many(tmp_path, LARGE).write()
+    assert {name: at for name, at in snapshot(tmp_path / "3").items() if not name.endswith(".tmp")} == pages
+    assert (tmp_path / "3/page").read_bytes() == OTHER
 
 
 class Killed(BaseException):
