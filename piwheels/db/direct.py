@@ -8,28 +8,23 @@ this way; they belong to the same transaction. All others are better served by S
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 from sqlalchemy import Connection
+from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import DBAPIError
 
 Parameters = Mapping[str, Any]
-Cursor = psycopg.Cursor[tuple[Any, ...]]
 
 
-def fetch(
-    conn: Connection, statement: str, parameters: Parameters, *, binary: bool = False
-) -> Sequence[tuple[Any, ...]]:
+def fetch(conn: Connection, statement: str, parameters: Parameters) -> Sequence[tuple[Any, ...]]:
     """The rows that a statement returns. Its parameters are written ``%(name)s``, a per cent sign ``%%``.
-
-    ``binary``: have values sent in PostgreSQL's own format, which spares both sides the work of making text of times
-    and bytes. The driver does not know it of enumerations: the statement casts these to text.
 
     Raises sqlalchemy.exc.DBAPIError, like everything else that a connection is told.
     """
     with closing(_cursor(conn)) as cursor:
-        _execute(conn, cursor, statement, parameters, binary)
+        _execute(conn, cursor, statement, parameters)
         return cursor.fetchall()
 
 
@@ -49,16 +44,15 @@ def among(expression: str, parameter: str, kind: str) -> str:
     return f"{expression} = ANY (ARRAY(SELECT unnest(CAST(%({parameter})s AS {kind}[]))))"
 
 
-def _cursor(conn: Connection) -> Cursor:
-    # Through SQLAlchemy's proxy: it is an adapter where the engine is asynchronous.
-    return cast("Cursor", conn.connection.cursor())
+def _cursor(conn: Connection) -> DBAPICursor:
+    return conn.connection.cursor()  # through SQLAlchemy's proxy: it is an adapter where the engine is asynchronous
 
 
-def _execute(conn: Connection, cursor: Cursor, statement: str, parameters: Parameters, binary: bool = False) -> None:
+def _execute(conn: Connection, cursor: DBAPICursor, statement: str, parameters: Parameters) -> None:
     for listener in conn.dispatch.before_cursor_execute:  # whoever listens to what is sent hears of this too
         statement, parameters = listener(conn, cursor, statement, parameters, None, False)
     try:
-        cursor.execute(statement, parameters, binary=binary)
+        cursor.execute(statement, parameters)
     except psycopg.Error as error:
         raise _translated(conn, error, statement, parameters) from error
 

@@ -25,7 +25,7 @@ OLDER = "before"  #: stands for the days of all downloads before that
 Row = tuple[Any, ...]
 
 _HEADS = f"""\
-SELECT p.id, p.name, p.display_name, p.summary, CAST(p.status AS text), p.status_reason, p.skip_reason, p.serial,
+SELECT p.id, p.name, p.display_name, p.summary, p.status, p.status_reason, p.skip_reason, p.serial,
     (SELECT string_agg(n.name, E'\\n') FROM project_names n WHERE n.project_id = p.id),
     (SELECT string_agg(coalesce(CAST(x.day AS text), '{OLDER}') || ' ' || x.count, E'\\n' ORDER BY x.day) FROM (
         SELECT CASE WHEN d.day > %(since)s THEN d.day END AS day, sum(d.count) AS count
@@ -53,8 +53,7 @@ FROM upstream_files u WHERE {direct.among("u.release_id", "ids", "bigint")} ORDE
 """
 
 _BUILDS = f"""\
-SELECT b.id, b.release_id, b.target_id, b.finished, b.duration, CAST(b.reason AS text), b.detail, b.superseded,
-    b.has_log
+SELECT b.id, b.release_id, b.target_id, b.finished, b.duration, b.reason, b.detail, b.superseded, b.has_log
 FROM builds b WHERE {direct.among("b.release_id", "ids", "bigint")} ORDER BY b.id
 """
 
@@ -65,7 +64,7 @@ FROM files f WHERE {direct.among("f.build_id", "ids", "bigint")} ORDER BY f.id
 """
 
 _NEEDS = f"""\
-SELECT d.file_id, CAST(d.tool AS text), d.name FROM dependencies d WHERE {direct.among("d.file_id", "ids", "bigint")}
+SELECT d.file_id, d.tool, d.name FROM dependencies d WHERE {direct.among("d.file_id", "ids", "bigint")}
 ORDER BY d.file_id, d.tool, d.name
 """
 
@@ -108,7 +107,7 @@ class ProjectRows:
 def read(conn: Connection, names: Collection[str], *, today: date, addresses: bool = False) -> dict[str, ProjectRows]:
     """The rows of those of these projects that there are, by name. ``today`` is UTC's; ``addresses``: with what a
     merged index says of PyPI's files."""
-    heads = direct.fetch(conn, _HEADS, {"names": list(names), "since": today - YEAR}, binary=True)
+    heads = direct.fetch(conn, _HEADS, {"names": list(names), "since": today - YEAR})
     found: dict[int, ProjectRows] = {row[0]: ProjectRows(row, today) for row in heads}
     if not found:
         return {}
@@ -138,7 +137,7 @@ def read_rest(conn: Connection, found: Collection[ProjectRows]) -> None:
         for filename in {row[2] for row in one.files}:
             of_name[filename].append(one)
     if of_name:
-        for row in direct.fetch(conn, _BOUND, {"names": list(of_name)}, binary=True):
+        for row in direct.fetch(conn, _BOUND, {"names": list(of_name)}):
             for one in of_name[row[0]]:
                 one.bound.append(row)
     for row in _fetch(conn, _NEEDS, of_file):
@@ -150,7 +149,7 @@ def read_rest(conn: Connection, found: Collection[ProjectRows]) -> None:
 
 def _fetch(conn: Connection, statement: str, ids: Iterable[int]) -> Sequence[Row]:
     given = list(ids)
-    return direct.fetch(conn, statement, {"ids": given}, binary=True) if given else ()
+    return direct.fetch(conn, statement, {"ids": given}) if given else ()
 
 
 def grouped(rows: Iterable[Row], place: int = 0) -> Mapping[Any, list[Row]]:
