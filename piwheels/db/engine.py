@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -46,6 +46,9 @@ FIRST_DELAY, LONGEST_DELAY = 0.05, 2.0  #: seconds between two tries
 # the server's disk: nothing that the transaction did, and for the operator to mend while we wait.
 _PASSING_CLASSES = ("08", "40", "53", "57P")
 _PASSING = frozenset({"55P03", "55006", "57014", "25P03", "58030"})
+#: What SQLAlchemy says, in an error of a type that it has for much else, when it replaced a dead connection twice and
+#: each was dead too: the server is just going.
+_EXHAUSTED = "This connection is closed"
 
 
 class Stopped(DatabaseError):
@@ -208,6 +211,8 @@ def is_passing(error: BaseException) -> bool:
         error = error.orig
     if isinstance(error, PoolTimeout):
         return True  # every connection of the pool is in use
+    if type(error) is InvalidRequestError and str(error) == _EXHAUSTED:
+        return True
     if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return isinstance(error, psycopg.Error) and _code_is_passing(error.sqlstate)
     return error.sqlstate is None or _code_is_passing(error.sqlstate)

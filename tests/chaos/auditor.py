@@ -389,7 +389,7 @@ def _unreadable(path: str, tree: Tree) -> Iterable[str]:
 def _unpacked(data: bytes) -> bytes | None:
     try:
         if data.startswith(zstandard.FRAME_HEADER):
-            return zstandard.ZstdDecompressor().decompress(data)
+            return zstandard.ZstdDecompressor().stream_reader(data).read()  # a stream's frame does not tell its size
         return gzip.decompress(data)
     except (OSError, EOFError, zstandard.ZstdError):
         return None

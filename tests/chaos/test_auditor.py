@@ -57,6 +57,12 @@ def changes(*told: tuple[int, str], first: int = 1) -> bytes:
     return json.dumps({"changes": entries}).encode()
 
 
+def streamed(data: bytes) -> bytes:
+    """Compressed as what is too long to be held in memory is: without its size at the beginning."""
+    compressor = zstandard.ZstdCompressor().compressobj()
+    return compressor.compress(data) + compressor.flush()
+
+
 SHOWN = {NAME: {"filehash": SHA, "filesize": len(WHEEL)}}
 BOOKS = Books(
     releases=[Release("one", "1.0"), Release("bad", "1.0", good=False)],
@@ -77,7 +83,7 @@ TREE = Tree(
         "simple/one/index.v1_html": disk(html(link(NAME))),
         "simple/one/index.v1_json": disk(listing(NAME)),
         "simple/one/index.html.gz": disk(packed(html(link(NAME)))),
-        "simple/one/index.html.zst": disk(zstandard.compress(html(link(NAME)))),
+        "simple/one/index.html.zst": disk(streamed(html(link(NAME)))),
         "simple/index.html": disk(b'<a href="one/">one</a>'),
         "simple/index.v1_html": disk(b'<a href="one/">one</a>'),
         "simple/index.v1_json": disk(root("one")),

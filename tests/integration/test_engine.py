@@ -86,6 +86,27 @@ def test_what_lies_dead_in_the_pool_is_replaced_before_it_is_used(
     assert content(table) == []  # outside in_transaction, so nothing is tried again
 
 
+def test_connections_that_die_as_soon_as_they_are_made_are_tried_again(
+    table: Engine, database_settings: DatabaseSettings
+) -> None:
+    """A server that is going takes some more, and ends them at once."""
+    engine = make_engine(database_settings, name="test")
+    dying = iter(range(5))
+
+    def end_it(connection: psycopg.Connection, _: object) -> None:
+        if next(dying, None) is not None:
+            with psycopg.connect(database_settings.url, autocommit=True) as other:
+                other.execute("SELECT pg_terminate_backend(%s, 10000)", [connection.info.backend_pid])
+
+    event.listen(engine, "connect", end_it)
+    try:
+        assert in_transaction(engine, lambda conn: insert(conn, 1)) == 1
+        assert next(dying, None) is None
+    finally:
+        engine.dispose()
+    assert content(table) == [1]
+
+
 def test_a_statement_that_goes_directly_fails_and_is_tried_again_like_any_other(
     table: Engine, database_settings: DatabaseSettings
 ) -> None:
