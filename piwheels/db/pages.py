@@ -125,8 +125,9 @@ def lock(conn: Connection, kind: PageKind, keys: Collection[str]) -> set[str]:
     """Keep every other worker from writing these pages until the transaction ends; those of which that was possible:
     at the others one is.
 
-    Needed beside the claim, which expires: a worker that was stopped for a minute and goes on must not overwrite what
-    the next one wrote. Two pages may share a lock (the key is hashed); they then merely wait for each other.
+    Needed beside the claim, which expires: a worker that was slow must not overwrite what the next one wrote. One that
+    loses its session loses these locks; for that there are piwheels.master.page_locks. Two pages may share a lock (the
+    key is hashed); they then merely wait for each other.
     """
     facts = {"space": _LOCK_SPACE, "kind": kind.value, "keys": sorted(keys)}
     return {key for key, locked in direct.fetch(conn, _LOCK, facts) if locked}
@@ -266,7 +267,7 @@ SELECT name, facts FROM published WHERE {direct.among("name", "names", "text")} 
 """
 
 
-def _forget(conn: Connection, names: Collection[str]) -> None:
+def forget(conn: Connection, names: Collection[str]) -> None:
     """Have these projects' pages rendered though they may be made of the same: files may be missing, or not ours."""
     if names:
         direct.run(conn, _FORGET, {"names": sorted(names)})
@@ -303,7 +304,7 @@ def mark_published(conn: Connection, *, after: str, reason: str = "new look") ->
     names = conn.scalars(
         select(published.c.name).where(published.c.name > after).order_by(published.c.name).limit(MARKED_AT_ONCE)
     ).all()
-    _forget(conn, names)
+    forget(conn, names)
     mark_all_stale(conn, PageKind.PROJECT, names, reason, background=True)
     return list(names)
 
@@ -314,7 +315,7 @@ def mark_matching(conn: Connection, pattern: str, *, after: str, reason: str) ->
     batch = select(published.c.name).where(published.c.name > after).order_by(published.c.name).limit(MARKED_AT_ONCE)
     names = conn.scalars(batch).all()
     wanted = [name for name in names if fnmatchcase(name, pattern)]
-    _forget(conn, wanted)
+    forget(conn, wanted)
     mark_all_stale(conn, PageKind.PROJECT, wanted, reason, background=True)
     return len(wanted), names[-1] if names else ""
 
@@ -323,7 +324,7 @@ def mark_named(conn: Connection, names: Collection[str], reason: str) -> set[str
     """Mark these projects, whether they have pages or not; those that nobody knows, which are not."""
     pages_of = select(published.c.name).where(among(published.c.name, names))
     known = set(conn.scalars(union(pages_of, select(projects.c.name).where(among(projects.c.name, names)))))
-    _forget(conn, known)
+    forget(conn, known)
     mark_all_stale(conn, PageKind.PROJECT, sorted(known), reason, background=True)
     return set(names) - known
 

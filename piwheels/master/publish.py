@@ -30,6 +30,7 @@ from piwheels.db.wake import PAGES, Listener
 from piwheels.errors import DatabaseError
 from piwheels.master import log_pages, placing, publish_site
 from piwheels.master.news_desk import NewsDesk
+from piwheels.master.page_locks import PageLocks
 from piwheels.master.policy import policy_of
 from piwheels.master.recipes import Book
 from piwheels.master.role import Context
@@ -148,6 +149,7 @@ class Publisher:
         self.context = context
         self.worker = worker or context.name
         self.counts = Counts()
+        self._locks = PageLocks(settings.paths.store)
         self._news = NewsDesk(self.output, self.site)
         self._log_mark = log_pages.mark_of(assets.look(self.site))
         self._engine: Engine = context.engine
@@ -191,8 +193,10 @@ class Publisher:
         if not claims or self.context.stop.is_set():
             return
         begun = time.monotonic()
+        kind = claims[0].kind
         try:
-            done = self._transaction(lambda conn: self._render(conn, claims))
+            with self._locks.hold(kind, [claim.key for claim in claims]) as free:
+                done = self._transaction(lambda conn: self._render(conn, claims, free))
         except Stopped:
             raise
         except Exception as error:
@@ -223,10 +227,11 @@ class Publisher:
             exc_info=error if claim.attempts == 0 and not isinstance(error, OSError) else None,
         )
 
-    def _render(self, conn: Connection, claims: Sequence[pages.Claim]) -> Counts:
-        """Bring pages' files and rows in line, in one transaction; but for those that another worker is at."""
+    def _render(self, conn: Connection, claims: Sequence[pages.Claim], free: Collection[str]) -> Counts:
+        """Bring pages' files and rows in line, in one transaction; but for those that another worker is at. ``free``:
+        those that no other process here is at."""
         kind = claims[0].kind
-        free = pages.lock(conn, kind, [claim.key for claim in claims])
+        free = pages.lock(conn, kind, [claim.key for claim in claims if claim.key in free])
         pages.put_back(conn, self.worker, [claim for claim in claims if claim.key not in free])
         mine = [claim for claim in claims if claim.key in free]
         done = Counts(rendered=len(mine))
@@ -261,6 +266,7 @@ class Publisher:
         }
         stale = [name for name in found if before.get(name) != marks[name] or not self._has_pages(name)]
         page_rows.read_rest(conn, [found[name] for name in stale])
+        self._doubt([name for name in names if name in before and (name in stale or name not in found)])
         placed = {name: self._place_wheels(conn, found[name], stand) for name in stale}
         for name in stale:
             for space in (*stand.unused, *(() if self.merged else (paths.MERGED,))):  # that were switched off
@@ -285,6 +291,13 @@ class Publisher:
         if placed or removed:
             pages.mark_stale(conn, PageKind.HOME, "", (stale or removed)[0])
         return Counts(rendered=len(placed) + len(removed), skipped=len(found) - len(placed))
+
+    def _doubt(self, names: Sequence[str]) -> None:
+        """Have it known, before anything of these projects is written, that what is on the site may be anything: should
+        this not come to its end, whoever is next writes all of it, though the rows be what they were before."""
+        if names:
+            with self._engine.begin() as conn:  # beside the transaction in which we are; it is tried again with that
+                pages.forget(conn, names)
 
     def _stand(self, conn: Connection) -> "Stand":
         """What all projects' pages depend on."""

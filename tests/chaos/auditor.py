@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 import zstandard
 
+LOCKS = "publish.lock"  #: the one file of the store that is nobody's content (piwheels.master.page_locks)
 INDEX = ("index.html", "index.v1_html", "index.v1_json")
 BLAMELESS = frozenset(
     {"lost", "builder", "disk", "network"}
@@ -181,6 +182,8 @@ def _store(books: Books, tree: Tree) -> Iterator[str]:
     there = {}
     for path, found in tree.store.items():
         name = path.rpartition("/")[2]
+        if path == LOCKS:
+            continue
         if path.startswith("incoming/"):
             yield f"a half received file is left: store/{path}"
         elif path != f"{name[:2]}/{name}" or not re.fullmatch("[0-9a-f]{64}", name):

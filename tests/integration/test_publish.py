@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from uuid import uuid4
 import pytest
 from aiohttp import test_utils
 from jsonschema import Draft202012Validator
-from sqlalchemy import Engine, delete, func, insert, select, update
+from sqlalchemy import Engine, delete, func, insert, select, text, update
 
 from piwheels import faults
 from piwheels.db import pages, targets
@@ -706,6 +707,56 @@ def test_of_four_workers_two_are_killed_in_the_middle(farm: Farm, monkeypatch: p
     assert farm.json("simple/index.v1_json")["projects"] == [{"name": name} for name in sorted(names)]
     with farm.database.begin() as conn:
         assert conn.scalar(select(func.count()).select_from(published).where(published.c.listed)) == len(names)
+
+
+def test_one_that_stood_still_writes_over_nobody(farm: Farm) -> None:
+    """It loses its database session, and with it whatever it had locked there, and goes on when others have worked."""
+    release = farm.release()
+    farm.build(release)
+    farm.settle()
+    farm.change(update(releases).values(yanked=True, yanked_reason="old"))
+    context = multiprocessing.get_context("fork")
+    sleeper = context.Process(target=_work_in_a_process, args=(farm.settings, 5, "linked=stop"))
+    sleeper.start()
+    assert sleeper.pid is not None
+    os.waitpid(sleeper.pid, os.WUNTRACED)  # it stands there, wheels linked and pages not written
+    try:
+        with farm.database.begin() as conn:
+            others = "datname = current_database() AND pid <> pg_backend_pid()"
+            conn.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"))
+            conn.execute(update(pages_table).values(claimed_until=func.now() - timedelta(hours=1)))
+        other = "foo-1.0-1-cp311-cp311-linux_armv7l.whl"
+        farm.build(release, other, content=b"x = 2\n")
+        farm.change(update(releases).values(yanked=False))
+        farm.publisher.step()
+        assert set(farm.listed()) == {WHEEL}  # it left the page alone, for a moment
+    finally:
+        os.kill(sleeper.pid, signal.SIGCONT)
+        sleeper.join(60)
+    farm.settle()
+    farm.check()
+    assert set(farm.listed()) == {WHEEL, other}
+    listed = {file["filename"]: file["yanked"] for file in farm.json("simple/foo/index.v1_json")["files"]}
+    assert listed == {WHEEL: "replaced by build 1", other: False}
+
+
+def test_after_a_kill_all_is_written_though_the_rows_are_as_they_were(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    farm.build(farm.release())
+    farm.settle()
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    farm.change(update(releases).values(yanked=True))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(pages, "note_published", kill)
+        farm.publisher.step()
+    assert farm.json("simple/foo/index.v1_json")["files"][0]["yanked"]
+    farm.change(update(releases).values(yanked=False))
+    farm.settle()
+    assert not farm.json("simple/foo/index.v1_json")["files"][0]["yanked"]
 
 
 def _work_in_a_process(settings: Settings, index: int, fault: str) -> None:
