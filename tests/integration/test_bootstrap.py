@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -177,6 +178,10 @@ def test_killed_and_run_again(farm: Farm) -> None:
         asked = len(farm.pypi.asked())
         with farm.process("piwheels.admin.bootstrap", "--all", *farm.flags()):
             farm.wait(lambda asked=asked, n=answers: len(farm.pypi.asked()) >= asked + n)  # type: ignore[misc]
+        seen = -1
+        while seen != len(farm.pypi.asked()):  # PyPI reads what the dead one had sent
+            seen = len(farm.pypi.asked())
+            time.sleep(0.5)
         done = farm.names()
         assert all(len(one.releases) == 1 for one in farm.ours().values())
         in_hand += sum(count for name, count in farm.asked_for().items() if name not in done)
