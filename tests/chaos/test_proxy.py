@@ -55,6 +55,8 @@ def test_what_is_said_arrives(ends: tuple[Lines, Line, socket.socket]) -> None:
         assert far.recv(100) == b"bye" and gone(far)
 
 
+# It ends with a connection that the line may not have taken up yet, and asyncio drops such a one without closing it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_cut_ends_both_ends_and_nobody_is_let_in_for_a_while(ends: tuple[Lines, Line, socket.socket]) -> None:
     _, line, files = ends
     near, far = connect(line, files)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.e2e
 
 GOOD = ("Plain.Pure", "has-extension")
 #: The last resort of a build is short here, and a builder's fault is final at once.
-QUICK = ("--set", "dispatch.build_timeout=8", "--set", "dispatch.strikes=1", "--set", "slave.poll=0.5")
+QUICK = ("--set", "dispatch.build_timeout=20", "--set", "dispatch.strikes=1", "--set", "slave.poll=0.5")
 
 
 def fill(pypi: Simulator) -> None:
