@@ -16,6 +16,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from piwheels.db import names
+from piwheels.durable import sync_directory
 from piwheels.master.store import Store
 from piwheels.master.targets import Target
 from piwheels.site import merged, paths, simple, writer
@@ -126,7 +127,7 @@ def link_files(directory: Path, store: Store, files: Collection[FileFacts]) -> s
                 logger.error("%s is not listed: %s", file.filename, error)
                 lost.add(file.filename)
         if new:
-            writer.sync_directory(directory)
+            sync_directory(directory)
     return lost
 
 

@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 
 from piwheels.db import downloads
 from piwheels.db.engine import in_transaction
+from piwheels.durable import sync_directory
 from piwheels.errors import DatabaseError, PeerError
 from piwheels.logger import batches
 from piwheels.logger.batches import Answer, Batch
@@ -179,11 +180,7 @@ def write_packages(path: Path, rows: Iterable[tuple[str, int, int]]) -> bool:
         new.unlink()
         return False
     new.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)
     return True
 
 

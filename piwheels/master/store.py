@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from piwheels.durable import sync_directory, sync_files
 from piwheels.errors import UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -152,30 +153,6 @@ class Store:
             except FileNotFoundError:
                 return False
         return True
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames and new names in a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_files(paths: Iterable[Path]) -> None:
-    """Make the contents of files survive a power cut. The writing of all of them is begun before the first is waited
-    for: so it is one write of the file system's journal and not one each."""
-    descriptors: list[int] = []
-    try:
-        for path in paths:
-            descriptors.append(os.open(path, os.O_RDONLY))
-            os.posix_fadvise(descriptors[-1], 0, 0, os.POSIX_FADV_DONTNEED)  # which begins to write what is dirty
-        for descriptor in descriptors:
-            os.fsync(descriptor)
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
 
 
 def half_written(path: Path) -> Path:

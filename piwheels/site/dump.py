@@ -20,6 +20,7 @@ from typing import IO, Protocol
 
 import zstandard
 
+from piwheels.durable import sync_directory
 from piwheels.errors import UnavailableError
 from piwheels.site import pages, paths, text, writer
 from piwheels.site.facts import DumpFacts, SiteFacts
@@ -150,7 +151,7 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         except BaseException:
             temporary.unlink(missing_ok=True)  # while it is locked: afterwards it may be another's
             raise
-    writer.sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def _claim(temporary: Path, *, instead_of: Path) -> IO[bytes]:

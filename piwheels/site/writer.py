@@ -12,32 +12,27 @@ two moments, which clients that can unpack and those that cannot cannot tell. A 
 by one that finds the page's twins not to be its own.
 """
 
-import ctypes
 import errno
 import gzip
 import hashlib
 import os
-import re
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import zstandard
 
 from piwheels import faults
+from piwheels.durable import close, sync_directory, synchronise, synchronise_directories
 from piwheels.errors import PiwheelsError
 
 PACKED_FROM = 4096  #: bytes; below, what compression saves is less than a packet
 GZIP_LEVEL = 6
 ZSTD_LEVEL = 3  #: 9 saves another twenty-fifth, at six times the work
 TWINS = (".gz", ".zst")
-SYNCED_AT_ONCE = 16  #: files and directories; each waits for the disk, and disks do what is asked together at once
-FLUSHED_FROM = 32  #: so many at least have their file system flushed, instead of each being synchronised
 
 
 class PublishError(PiwheelsError, OSError):
@@ -121,15 +116,15 @@ class Batch:
                     descriptors.append(_write_temporary(new.temporary, new.data))
                 else:
                     _link_temporary(f"{new.folder}/.{new.same}.tmp", new.temporary)
-            _synchronise(descriptors)
+            synchronise(descriptors)
         finally:
-            _close(descriptors)
+            close(descriptors)
         for new in self._plan:
             os.replace(new.temporary, f"{new.folder}/{new.name}")
             for name in new.gone:  # it has become small
                 with suppress(FileNotFoundError):
                     os.unlink(f"{new.folder}/{name}")
-        _synchronise_directories([*folders, *dict.fromkeys(above)])
+        synchronise_directories([*folders, *dict.fromkeys(above)])
         self._plan = []
 
 
@@ -363,67 +358,6 @@ def _link_temporary(source: str, path: str) -> None:
     os.link(source, path)
 
 
-def _synchronise(descriptors: Sequence[int]) -> None:
-    """Make files and directories durable: many by one flush of the file systems that they are on, which writes the
-    journal once and not for every few of them; few each by itself, as nothing but they has to be waited for then."""
-    if len(descriptors) < FLUSHED_FROM or not _can_flush():
-        _in_parallel(os.fsync, descriptors)
-        return
-    for descriptor in {os.fstat(one).st_dev: one for one in descriptors}.values():
-        if _libc().syncfs(descriptor):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-
-
-def _synchronise_directories(paths: Sequence[str]) -> None:
-    descriptors: list[int] = []
-    try:
-        for path in paths:
-            descriptors.append(_open_directory(path))
-        _synchronise(descriptors)
-    finally:
-        _close(descriptors)
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-@cache
-def _can_flush() -> bool:
-    """Whether the system flushes one file system by itself (Linux), and tells what it could not write (since 5.8)."""
-    system, release = os.uname().sysname, os.uname().release
-    version = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
-    return system == "Linux" and version >= (5, 8) and hasattr(_libc(), "syncfs")
-
-
-def _close(descriptors: Iterable[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
-
-
-def _in_parallel(sync: Callable[[int], None], given: Sequence[int]) -> None:
-    """Synchronise several; the first error is raised once all threads have ended their part."""
-    if len(given) < 2:
-        _in_turn(sync, given)
-        return
-    pending = [_syncers().submit(_in_turn, sync, given[n::SYNCED_AT_ONCE]) for n in range(SYNCED_AT_ONCE)]
-    wait(pending)
-    for done in pending:
-        done.result()
-
-
-def _in_turn(sync: Callable[[int], None], given: Iterable[int]) -> None:
-    for one in given:
-        sync(one)
-
-
-@cache
-def _syncers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(SYNCED_AT_ONCE, thread_name_prefix="sync")
-
-
 def _make_directories(path: str) -> list[str]:
     """Make a directory and what is missing above it, open for all to read; the directories that have new names."""
     if os.path.isdir(path):
@@ -440,19 +374,6 @@ def make_directory(directory: Path) -> None:
     """Make a directory and what is missing above it, durably, open for all to read."""
     for parent in _make_directories(str(directory)):
         sync_directory(parent)
-
-
-def sync_directory(directory: Path | str) -> None:
-    """Make the names in a directory durable."""
-    descriptor = _open_directory(directory)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _open_directory(directory: Path | str) -> int:
-    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def link_into(source: Path, destination: Path, sha256: bytes) -> bool:

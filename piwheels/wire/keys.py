@@ -14,6 +14,7 @@ from pathlib import Path
 
 import zmq
 
+from piwheels.durable import sync_directory
 from piwheels.errors import SettingsError, UnavailableError
 
 _Z85 = re.compile(r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")  # ZeroMQ RFC 32's alphabet
@@ -115,12 +116,12 @@ def _create(path: Path, keys: KeyPair) -> None:
         pass
     finally:
         temporary.unlink()
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def _replace(path: Path, text: str) -> None:
     _temporary(path, text, 0o644).rename(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def _temporary(path: Path, text: str, mode: int) -> Path:
@@ -132,11 +133,3 @@ def _temporary(path: Path, text: str, mode: int) -> Path:
         file.flush()
         os.fsync(file.fileno())
     return Path(name)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -90,35 +90,33 @@ def five_hundred_connections(ground: Ground) -> None:
 
 @attack(memory=96 * MEBI)
 def more_connections_than_files_may_be_open_by_default(ground: Ground) -> None:
-    with many_files():
+    with many_files(ground):
         for _ in range(1300):
             ground.tcp("builders")
         ground.serve_the_honest()
-        ground.clear()
 
 
 @attack(memory=256 * MEBI)
 def ten_thousand_connections(ground: Ground) -> None:
     """As many as the system lets one process open, where that is less: here each end is one process."""
-    with many_files() as most:
+    with many_files(ground) as most:
         if most < 10_000:
             warnings.warn(f"RLIMIT_NOFILE allows only {most} connections instead of 10 000", stacklevel=1)
-        try:
-            for number in range(most):
-                ground.tcp(CHANNELS[number % 2])
-            ground.serve_the_honest()
-        finally:
-            ground.clear()
+        for number in range(most):
+            ground.tcp(CHANNELS[number % 2])
+        ground.serve_the_honest()
 
 
 @contextmanager
-def many_files() -> Iterator[int]:
-    """This process, which is the stranger, may open many files; how many connections, up to 10 000."""
+def many_files(ground: Ground) -> Iterator[int]:
+    """This process, which is the stranger, may open many files; how many connections, up to 10 000. They are closed at
+    the end."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 12_000), hard))
     try:
         yield min(10_000, hard - 1000)
     finally:
+        ground.clear()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 

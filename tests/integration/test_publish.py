@@ -22,11 +22,11 @@ from aiohttp import test_utils
 from jsonschema import Draft202012Validator
 from sqlalchemy import Engine, delete, func, insert, select, text, update
 
-from piwheels import faults
+from piwheels import durable, faults
 from piwheels.db import pages, targets
 from piwheels.db.tables import builds, dependencies, files, listings, projects, published, releases, upstream_files
 from piwheels.db.tables import pages as pages_table
-from piwheels.master import publish
+from piwheels.master import placing, publish
 from piwheels.master.publish import Publisher
 from piwheels.master.role import Context
 from piwheels.master.store import Store
@@ -556,6 +556,7 @@ def disk_steps(monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None]) -
         (writer.os, "link"),
         (writer, "_write_temporary"),
         (writer, "sync_directory"),
+        (placing, "sync_directory"),
         (writer.os, "replace"),
         (writer.os, "unlink"),
         (writer.os, "mkdir"),
@@ -563,7 +564,7 @@ def disk_steps(monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None]) -
     ):
         real = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *a, real=real, **v: count(real, *a, **v))
-    monkeypatch.setattr(writer, "_in_parallel", lambda call, given: [call(one) for one in given])
+    monkeypatch.setattr(durable, "_in_parallel", lambda call, given: [call(one) for one in given])
 
 
 @pytest.mark.parametrize("story", ["first", "added", "replaced", "emptied"])
@@ -761,7 +762,7 @@ def test_after_a_kill_all_is_written_though_the_rows_are_as_they_were(
 
 def _work_in_a_process(settings: Settings, index: int, fault: str) -> None:
     faults.arm({"PIWHEELS_FAULTS": fault})
-    writer._syncers.cache_clear()  # its threads stayed behind
+    durable._syncers.cache_clear()  # its threads stayed behind
     context = Context(Role.PUBLISH, settings, index=index)
     publisher = Publisher(settings, context)
     publisher.start()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from piwheels import durable
 from piwheels.site import writer
 
 SMALL, LARGE, OTHER = b"small", b"large " * 1000, b"other " * 1000
@@ -136,7 +137,7 @@ def test_what_cannot_be_written_leaves_all_as_it_was(tmp_path: Path, monkeypatch
 def many(directory: Path, data: bytes) -> writer.Batch:
     """More files than are synchronised one by one."""
     batch = writer.Batch()
-    for number in range(writer.FLUSHED_FROM):
+    for number in range(durable.FLUSHED_FROM):
         batch.add(directory / str(number), {"page": data, "other": data[:100]})
     return batch
 
@@ -156,12 +157,12 @@ def test_many_files_are_flushed_together(tmp_path: Path, monkeypatch: pytest.Mon
         patch.setattr(os, "fsync", synchronised.append)
         many(tmp_path, LARGE).write()
         assert not synchronised
-        patch.setattr(writer, "_can_flush", lambda: False)
+        patch.setattr(durable, "_can_flush", lambda: False)
         many(tmp_path, OTHER).write()
-        assert len(synchronised) > writer.FLUSHED_FROM
+        assert len(synchronised) > durable.FLUSHED_FROM
     pages = snapshot(tmp_path / "3")
     with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output error"):
-        patch.setattr(writer, "_libc", Libc)
+        patch.setattr(durable, "_libc", Libc)
         many(tmp_path, LARGE).write()
     assert {name: at for name, at in snapshot(tmp_path / "3").items() if not name.endswith(".tmp")} == pages
     assert (tmp_path / "3/page").read_bytes() == OTHER
@@ -191,7 +192,7 @@ def test_killed_at_any_step_a_page_is_the_old_or_the_new_one(
         for name in ("open", "fsync", "replace", "unlink"):
             real = getattr(os, name)
             patch.setattr(os, name, lambda *a, real=real, **k: count(real, *a, **k))
-        patch.setattr(writer, "_in_parallel", lambda call, given: [call(one) for one in given])
+        patch.setattr(durable, "_in_parallel", lambda call, given: [call(one) for one in given])
         try:
             writer.write_if_changed(page, OTHER)
             finished = True
