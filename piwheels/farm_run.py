@@ -31,6 +31,7 @@ from piwheels.farm_story import End, Ending, Look, Story
 from piwheels.master.policy import policy_of
 from piwheels.master.targets import NATIVE, PRESETS, native
 from piwheels.postgres import Cluster
+from piwheels.processes import set_from_handler
 from piwheels.pypi.model import clean
 from piwheels.settings import DatabaseSettings, Settings
 from piwheels.vocabulary import WatchState
@@ -80,7 +81,7 @@ class Stop:
             os._exit(ExitCode.INTERRUPTED)  # the kernel tells the children (farm_children, postgres)
         if number == signal.SIGINT or self._once:
             self.status = int(ExitCode.INTERRUPTED)
-        self.event.set()
+        set_from_handler(self.event)
 
 
 class Farm:

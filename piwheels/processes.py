@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Small services for long-running processes: dying with a parent, one at a time, telling systemd.
+"""Small services for long-running processes: dying with a parent, being told to end, one at a time, telling systemd.
 
 Linux and the standard library only. Knows nothing of roles or farms.
 """
 
+import _thread
 import contextlib
 import ctypes
 import fcntl
@@ -11,6 +12,7 @@ import os
 import resource
 import signal
 import socket
+import threading
 from pathlib import Path
 from typing import IO
 
@@ -30,6 +32,19 @@ def die_with_parent(parent: int, *, sig: signal.Signals = signal.SIGKILL) -> Non
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:
         os._exit(0)
+
+
+def set_from_handler(event: threading.Event) -> None:
+    """Set an event from within a signal handler, a moment later.
+
+    Not by its ``set()``, there: a handler runs in the main thread between any two of its instructions, so also while
+    that thread holds the event's own lock, in ``wait()``. It would wait for itself for ever; under load one in some
+    thousands of processes did. Starting a bare thread takes no lock of Python's.
+    """
+    try:
+        _thread.start_new_thread(event.set, ())
+    except RuntimeError:  # no more threads are to be had; it is all but certain that nothing holds the lock
+        event.set()
 
 
 def allow_many_files() -> None:

@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 from piwheels.db import migrate, roles
 from piwheels.db.engine import Stopped, describe, in_transaction, is_passing, make_engine
 from piwheels.errors import DatabaseError, ExitCode, PiwheelsError
-from piwheels.processes import allow_many_files
+from piwheels.processes import allow_many_files, set_from_handler
 from piwheels.settings import Settings
 from piwheels.vocabulary import Role
 
@@ -79,7 +79,7 @@ def run_role(role: Role, settings: Settings, body: Callable[[Settings, Context],
     context = Context(role, settings, index=index)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        context.stop.set()
+        set_from_handler(context.stop)
 
     before = [(number, signal.signal(number, on_signal)) for number in (signal.SIGTERM, signal.SIGINT)]
     try:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from piwheels.errors import ExitCode
-from piwheels.processes import only_one, tell_systemd
+from piwheels.processes import only_one, set_from_handler, tell_systemd
 from piwheels.settings import Settings
 from piwheels.vocabulary import Role
 
@@ -99,7 +99,7 @@ class Supervisor:
         return int(ExitCode.OK)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._stop.set()
+        set_from_handler(self._stop)
 
     def _supervise(self) -> None:
         ready = False

@@ -23,6 +23,7 @@ from sqlalchemy import Connection, Engine
 from piwheels.db import planning, queue, targets
 from piwheels.db.engine import in_transaction, make_engine
 from piwheels.master.session import Lease
+from piwheels.processes import set_from_handler
 from piwheels.settings import DatabaseSettings
 from tests.bench.child import cpu_seconds, peak_memory
 from tests.bench.harness import ROOT
@@ -71,7 +72,7 @@ def measure(kind: str, work: Work) -> dict[str, Any]:
     """Call again and again, and time each call."""
     calls = KINDS[kind](work)
     enough = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: enough.set())
+    signal.signal(signal.SIGTERM, lambda *_: set_from_handler(enough))
     print("ready", flush=True)
     sys.stdin.readline()
     took: list[int] = []

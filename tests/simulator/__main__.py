@@ -13,6 +13,7 @@ import threading
 from dataclasses import asdict
 from pathlib import Path
 
+from piwheels.processes import set_from_handler
 from tests.simulator import recipes, script
 from tests.simulator.server import Simulator
 
@@ -158,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
         day.clear()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: set_from_handler(stop))
     with simulator:
         print(simulator.url, flush=True)
         live(simulator, day, arguments.pace, stop)
