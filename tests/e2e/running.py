@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -159,6 +160,20 @@ class RunningFarm:
     def interrupt(self) -> None:
         """Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
+
+    def end(self, number: signal.Signals, status: int) -> None:
+        """End it by a signal; see that it ends so, soon, and with all that it started."""
+        processes = self.descendants()
+        assert len(processes) > 8  # PostgreSQL's, the master's roles, web, logger, slave
+        begin = time.monotonic()
+        self.process.send_signal(number)
+        assert self.process.wait(30) == status
+        _, alive = psutil.wait_procs(processes, timeout=20)
+        assert not alive, [process.cmdline() for process in alive]
+        assert time.monotonic() - begin < 15
+        folder = str(self.folder.path)
+        left = [p for p in psutil.process_iter(["cmdline"]) if folder in " ".join(p.info["cmdline"] or ())]
+        assert not left, left
 
     def __enter__(self) -> Self:
         return self

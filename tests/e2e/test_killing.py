@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """kill -9 of each process of a farm in turn, while it builds: it recovers by itself and does nothing twice."""
 
+import signal
 from collections.abc import Callable
 
 import psutil
@@ -32,6 +33,7 @@ def test_every_process_is_killed_in_turn(pypi: Simulator, folder: FarmFolder) ->
         for name in PROJECTS:
             (file,) = folder.json(f"/simple/{name}/")["files"]
             assert folder.get(f"/simple/{name}/{file['filename']}")[0] == 200
+        farm.end(signal.SIGTERM, 0)
 
 
 def victims(farm: RunningFarm) -> dict[str, Callable[[], psutil.Process | None]]:

@@ -477,7 +477,7 @@ class Sessions(RuleBasedStateMachine):
 
 
 Sessions.TestCase.settings = settings(
-    deadline=None, max_examples=150, stateful_step_count=80, suppress_health_check=[HealthCheck.too_slow]
+    deadline=None, max_examples=80, stateful_step_count=80, suppress_health_check=[HealthCheck.too_slow]
 )
 TestSessions = Sessions.TestCase
 
