@@ -3,11 +3,13 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from packaging.utils import canonicalize_name
 from sqlalchemy import Connection, Engine, Select, func, select
 
 from piwheels.db import changes, targets, watches
@@ -75,8 +77,12 @@ class World:
     def settle(self, *names: str, releases: str = "latest") -> dict[str, tuple[WatchState, str]]:
         """Run a feed until nothing is pending."""
         with self.feeding(*names, releases=releases):
-            self.wait(lambda: self.watches() and all(s is not WatchState.PENDING for s, _ in self.watches().values()))
+            self.wait(lambda: self._has_settled({canonicalize_name(name) for name in names}))
         return self.watches()
+
+    def _has_settled(self, names: AbstractSet[str]) -> bool:
+        found = self.watches()
+        return found.keys() == names and all(state is not WatchState.PENDING for state, _ in found.values())
 
     def wait(self, condition: Callable[[], Any], what: str = "the feed") -> Any:
         return wait_for(condition, what, seconds=SECONDS)
