@@ -34,12 +34,12 @@ check:
 	$(PYTHON) docs/generate.py --check
 	$(PYTHON) -m pytest -q -n 2 tests/unit
 
-# test-diet comes first so that the last line is the one that counts. Twice as many workers as CI has cores: many tests
+# test-diet comes first so that the last line is the one that counts. One worker more than cores that CI has: many tests
 # wait for a process to start, or for time to pass.
 test: test-diet
 	@tools/setup test
 	@tools/setup clients || [ $$? = 3 ]
-	$(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m 'not pypi and not long' $(ARGS) $(TESTS)
+	$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not pypi and not long' $(ARGS) $(TESTS)
 
 test-long:
 	@tools/setup test
