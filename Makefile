@@ -34,9 +34,8 @@ check:
 	$(PYTHON) docs/generate.py --check
 	$(PYTHON) -m pytest -q -n 2 tests/unit
 
-# test-diet comes first so that the last line is the one that counts. One worker more than cores that CI has: many tests
-# wait for a process to start, or for time to pass.
-test: test-diet
+# One worker more than cores that CI has: many tests wait for a process to start, or for time to pass.
+test:
 	@tools/setup test
 	@tools/setup clients || [ $$? = 3 ]
 	$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not pypi and not long' $(ARGS) $(TESTS)
