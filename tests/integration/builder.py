@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import zmq
 
@@ -15,6 +15,7 @@ from piwheels.wire import messages as m
 from piwheels.wire.codec import decode_file_from_master, decode_from_master, encode, encode_file
 from piwheels.wire.keys import KeyPair
 from piwheels.wire.sockets import builder_req, file_dealer
+from tests.waiting import wait_for
 
 PATIENCE = 15_000  #: milliseconds that any answer may take
 
@@ -95,9 +96,13 @@ class Builder:
 
     def job(self) -> m.Build:
         """Ask until there is something to build."""
-        answer = self.idle()
-        assert isinstance(answer, m.Build), answer
-        return answer
+
+        def offered() -> m.Build | None:
+            answer = self.idle()
+            assert isinstance(answer, (m.Build, m.Sleep)), answer
+            return answer if isinstance(answer, m.Build) else None  # the master may have looked a moment too soon
+
+        return cast(m.Build, wait_for(offered, "something to build", seconds=10))
 
     def fail(self, build: m.Build, reason: FailureReason, log: str = "it broke\n") -> m.MasterMessage:
         assert build.order is not None
