@@ -79,28 +79,19 @@ class Bootstrap:
         try:
             async with PyPI(self._settings.upstream, farm=self._settings.farm) as pypi:
                 gate = Gate(Weather(), parallel=self._settings.upstream.connections)
+                # Before anything is asked for: what is in hand when it is heard of (again) is asked for a second time.
+                if everything:
+                    self._total = await self._record_everything(pypi, gate)
+                self._total += await self._record(names)
                 results: list[Progress] = []
-                work = self._fill(pypi, gate, names, requirements, everything=everything, results=results)
-                await together(self._apply(pypi, gate), work)
+                await together(self._apply(pypi, gate), self._fill(names, requirements, results))
                 return results[0]
         finally:
             self._stop.set()
             self._lock.release()
             await self._database.close()
 
-    async def _fill(
-        self,
-        pypi: PyPI,
-        gate: Gate,
-        names: Sequence[str],
-        requirements: Sequence[Requirement],
-        *,
-        everything: bool,
-        results: list[Progress],
-    ) -> None:
-        if everything:
-            self._total = await self._record_everything(pypi, gate)
-        self._total += await self._record(names)
+    async def _fill(self, names: Sequence[str], requirements: Sequence[Requirement], results: list[Progress]) -> None:
         wave = {str(canonicalize_name(one.name)): _extras(one.extras) for one in requirements}
         await self._waves(wave)
         ended = await self._settled()
