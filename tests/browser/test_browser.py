@@ -23,7 +23,7 @@ from tests.missing import client, program
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-    from tests.browser.touring import Seen
+    from tests.browser.touring import Seen, Visits
 
 pytestmark = pytest.mark.e2e
 
@@ -38,23 +38,29 @@ Opened = Callable[..., AbstractContextManager["Page"]]
 
 
 @pytest.fixture(scope="module")
-def toured(browser: "Browser", site: str) -> dict[str, "Seen"]:
+def visits(browser: "Browser", site: str) -> "Visits":
+    """The browser before the site."""
+    from tests.browser.touring import Visits
+
+    return Visits(browser, site)
+
+
+@pytest.fixture(scope="module")
+def toured(visits: "Visits") -> dict[str, "Seen"]:
     """What was seen of all pages."""
     from tests.browser.touring import tour
 
-    return tour(browser, site, PAGES)
+    return tour(visits, PAGES)
 
 
 @pytest.fixture
-def opened(browser: "Browser", site: str) -> Opened:
+def opened(visits: "Visits") -> Opened:
     """Opens a page as somebody who has been nowhere yet; the test fails if the page does something it should not."""
 
     @contextmanager
     def open_page(path: str, **options: Any) -> Iterator["Page"]:
-        from tests.browser.touring import context
-
         wrong: list[str] = []
-        with context(browser, site, wrong, wrong, **options) as page:
+        with visits.visit(wrong, wrong, **options) as page:
             page.goto(path)
             yield page
         none(wrong)

@@ -7,11 +7,11 @@ Whatever a page asks of any host but the site's is refused and noted.
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Response, Route
 
@@ -42,19 +42,56 @@ class Seen:
     background: dict[str, str] = field(default_factory=dict)  #: colours → of the page
 
 
-@contextmanager
-def context(browser: Browser, site: str, faults: list[str], elsewhere: list[str], **options: Any) -> Iterator[Page]:
-    """A page of a browser that has been nowhere yet; ``options`` are Playwright's for a context."""
-    width, height = options.pop("size", WIDE)
-    made: BrowserContext = browser.new_context(
-        viewport={"width": width, "height": height}, reduced_motion="reduce", base_url=site, **options
-    )
-    try:
-        made.set_default_timeout(MILLISECONDS)
-        made.add_init_script(_WATCH)
+class Visits:
+    """Visits to a site by people who have been nowhere yet.
 
+    Their browser's window is kept, emptied of all that a site can leave in it: opening one costs the browser more than
+    most visits do.
+    """
+
+    def __init__(self, browser: Browser, site: str) -> None:
+        self._browser, self._site = browser, site
+        self._windows: dict[bool, BrowserContext] = {}
+
+    @contextmanager
+    def visit(
+        self,
+        faults: list[str],
+        elsewhere: list[str],
+        *,
+        color_scheme: Literal["light", "dark"] = "light",
+        permissions: Sequence[str] = (),
+        java_script_enabled: bool = True,
+    ) -> Iterator[Page]:
+        """An empty page, from which to go to the site; what goes wrong on the way is added to the lists."""
+        window = self._window(java_script_enabled)
+        page = window.new_page()
+        try:
+            window.new_cdp_session(page).send(
+                "Storage.clearDataForOrigin", {"origin": self._site, "storageTypes": "all"}
+            )
+            window.grant_permissions(permissions, origin=self._site)
+            page.emulate_media(color_scheme=color_scheme, reduced_motion="reduce")
+            self._watch(page, faults, elsewhere)
+            yield page
+        finally:
+            window.clear_permissions()
+            page.close()
+
+    def _window(self, scripts: bool) -> BrowserContext:
+        if scripts not in self._windows:
+            width, height = WIDE
+            made = self._browser.new_context(
+                viewport={"width": width, "height": height}, base_url=self._site, java_script_enabled=scripts
+            )
+            made.set_default_timeout(MILLISECONDS)
+            made.new_page()  # with its last page the window would go
+            self._windows[scripts] = made
+        return self._windows[scripts]
+
+    def _watch(self, page: Page, faults: list[str], elsewhere: list[str]) -> None:
         def at_the_door(route: Route) -> None:
-            if route.request.url.startswith((f"{site}/", "data:", "blob:")):
+            if route.request.url.startswith((f"{self._site}/", "data:", "blob:")):
                 route.continue_()
             else:
                 elsewhere.append(route.request.url)
@@ -69,25 +106,23 @@ def context(browser: Browser, site: str, faults: list[str], elsewhere: list[str]
             if message.type in ("error", "warning") and not navigation:
                 faults.append(f"{message.type}: {message.text}")
 
-        made.route("**/*", at_the_door)
-        page = made.new_page()
+        page.add_init_script(_WATCH)
+        page.route("**/*", at_the_door)
         page.on("console", said)
         page.on("pageerror", lambda error: faults.append(f"exception: {error}"))
         page.on("response", answered)
-        yield page
-    finally:
-        made.close()
 
 
-def tour(browser: Browser, site: str, paths: Iterable[str]) -> dict[str, Seen]:
+def tour(visits: Visits, paths: Iterable[str]) -> dict[str, Seen]:
     """See pages in both colours and on three sizes of screen."""
     if SCREENSHOTS:
         Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
     seen = {path: Seen(path) for path in paths}
+    colours: Literal["light", "dark"]
     for colours in ("light", "dark"):
         faults: list[str] = []
         elsewhere: list[str] = []
-        with context(browser, site, faults, elsewhere, color_scheme=colours) as page:
+        with visits.visit(faults, elsewhere, color_scheme=colours) as page:
             for path, one in seen.items():
                 _see(page, path, colours, one)
                 one.faults += faults

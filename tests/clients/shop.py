@@ -5,6 +5,7 @@ Every customer (a client at one of its visits) has a loopback address of its own
 apart; the tree is one.
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -77,6 +78,7 @@ class Shop:
             database=settings,
             paths=PathSettings(output=self.www, store=root / "store", run=root / "run", keys=root / "keys"),
         )
+        self.openings = itertools.count(1)
         self.store = Store(root / "store")
         self.store.prepare()
         with database.begin() as conn:
@@ -164,7 +166,7 @@ LOG_FORMAT = (
 @contextmanager
 def opened(shop: Shop, customers: Iterable[str]) -> Iterator[Counter]:
     """The shop's tree, served to customers: loopback addresses."""
-    nginx, folder = SERVERS["nginx"], shop.root / "nginx"
+    nginx, folder = SERVERS["nginx"], shop.root / f"nginx-{next(shop.openings)}"
 
     def prepare(folder: Path, tree: Path, port: int) -> Sequence[str]:
         command = nginx.prepare(folder, tree, port)
