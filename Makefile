@@ -2,6 +2,8 @@
 # Every target does its own set-up (tools/setup). PROJECTS and ARGS go to piw-farm; TESTS and ARGS to pytest.
 
 PYTHON = .venv/bin/python
+# Hundreds of processes load the same modules; compiled by each they take half as long again to start.
+unexport PYTHONDONTWRITEBYTECODE
 TESTS ?= tests
 
 .PHONY: help farm check test test-diet test-long test-pypi test-arm bench bench-scale fuzz soak chaos docs clean

@@ -11,6 +11,7 @@ from typing import Any
 
 import zmq
 from sqlalchemy import Engine, select
+from sqlalchemy.pool import QueuePool
 
 from piwheels.db import slaves
 from piwheels.db.engine import make_engine
@@ -127,7 +128,14 @@ class Farm:
             self._failure.append(error)
             raise
         finally:
+            # A thread may be at work still where the machine is slow; what it has of the pool would never be closed.
+            world.wait_for(lambda: not _in_use(engine), "dispatch's threads to end", timeout=STOPS_WITHIN)
             engine.dispose()
+
+
+def _in_use(engine: Engine) -> int:
+    assert isinstance(engine.pool, QueuePool)
+    return engine.pool.checkedout()
 
 
 def make_farm(
