@@ -91,13 +91,3 @@ def config_file(args: argparse.Namespace) -> Path | None:
     """The settings file in force."""
     given: Path | None = getattr(args, "config", None)
     return given or (DEFAULT_FILE if hasattr(args, "config") and DEFAULT_FILE.exists() else None)
-
-
-def config_arguments(args: argparse.Namespace) -> list[str]:
-    """The arguments that give another ``piw-*`` command the same settings."""
-    given: Path | None = args.config
-    return [
-        *(["--config", str(given.absolute())] if given else []),
-        *(word for one in args.set for word in ("--set", one)),
-        *(["--verbose"] if args.verbose else []),
-    ]

@@ -5,14 +5,15 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from functools import partial
+from types import ModuleType
 
 from piwheels import logs
-from piwheels.commands import add_common_arguments, config_arguments, run
+from piwheels.commands import add_common_arguments, run
 from piwheels.db import migrate
 from piwheels.errors import SettingsError
 from piwheels.master.role import run_role
 from piwheels.master.supervisor import Post, Supervisor
-from piwheels.processes import die_with_parent
 from piwheels.settings import Settings
 from piwheels.vocabulary import Role
 
@@ -32,7 +33,6 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--index", metavar="N", type=int, default=1, help="which of several processes of the role this is"
     )
-    what.add_argument("--parent", metavar="PID", type=int, help=argparse.SUPPRESS)  # set by the supervisor
     add_common_arguments(what)
     return what
 
@@ -43,20 +43,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(args: argparse.Namespace, settings: Settings) -> int:
-    if args.parent is not None:
-        die_with_parent(args.parent)
+    work = partial(_role, settings=settings, verbose=args.verbose)
     if args.role is None:
         roles = chosen(args.roles)
         migrate.check(settings.database)  # said once and clearly here, rather than by each role for ever
-        return Supervisor(settings, roles, arguments=config_arguments(args)).run()
+        for role in roles:
+            _module(role)
+        return Supervisor(settings, roles, work=work).run()
     role = Role(args.role)
     if args.roles is not None:
         raise SettingsError("give either ROLE or --roles")
     if not 1 <= args.index <= MAX_INDEX or (args.index > 1 and role is not Role.PUBLISH):
         raise SettingsError(f"--index {args.index}: only publish may run several times, up to {MAX_INDEX}")
-    logs.configure(Post(role, args.index).name, verbose=args.verbose)
-    module = importlib.import_module(f"piwheels.master.{role.value}")
-    return run_role(role, settings, module.run, index=args.index)
+    return work(Post(role, args.index))
+
+
+def _role(post: Post, *, settings: Settings, verbose: bool) -> int:
+    """Run it in this process; returns the exit status."""
+    logs.configure(post.name, verbose=verbose)
+    return run_role(post.role, settings, _module(post.role).run, index=post.index)
+
+
+def _module(role: Role) -> ModuleType:
+    return importlib.import_module(f"piwheels.master.{role.value}")
 
 
 def chosen(words: str | None) -> list[Role]:

@@ -4,22 +4,30 @@
 :class:`Keeper` decides when a role is started (again), told the time; :class:`Supervisor` is the shell that forks,
 reaps and signals. Knows nothing of what roles do. If the supervisor itself is killed, the kernel kills its roles
 (``die_with_parent``), so that starting it again never makes two sets.
+
+Roles are forks of the supervisor, which has loaded what they need, and has no other threads and no connections: each
+would take a second to load it, and forty megabytes to keep it (docs/decisions/0011-forked-roles.rst).
 """
 
+import gc
 import logging
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkProcess
 from types import FrameType
+from typing import IO
+
+from setproctitle import setproctitle
 
 from piwheels.errors import ExitCode
-from piwheels.processes import only_one, set_from_handler, tell_systemd
+from piwheels.processes import die_with_parent, only_one, set_from_handler, tell_systemd
 from piwheels.settings import Settings
 from piwheels.vocabulary import Role
 
@@ -29,6 +37,7 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  #: seconds between an end and the next s
 STABLE = 60.0  #: seconds of running after which earlier ends are forgotten
 DRAIN = 10.0  #: seconds that roles have to end by themselves
 TURN = 0.2  #: seconds between two looks at the processes
+_ASKED_TO_END = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +88,22 @@ class Keeper:
 class Supervisor:
     """Runs until SIGTERM or SIGINT."""
 
-    def __init__(self, settings: Settings, roles: Sequence[Role], *, arguments: Sequence[str]) -> None:
-        """``arguments`` give a child process the same settings (piwheels.commands.config_arguments)."""
+    def __init__(self, settings: Settings, roles: Sequence[Role], *, work: Callable[[Post], int]) -> None:
+        """``work``: what a post's process does; returns its exit status."""
         self._settings = settings
-        self._arguments = list(arguments)
+        self._work = work
         self._keepers = {post: Keeper() for post in posts(roles, publishers=settings.publish.workers)}
-        self._running: dict[Post, subprocess.Popen[bytes]] = {}
+        self._running: dict[Post, ForkProcess] = {}
         self._stop = threading.Event()
 
     def run(self) -> int:
         """Supervise; returns the exit status. Raises UnavailableError if another does already."""
-        with only_one(self._settings.paths.run / "master.lock", what="piw-master"):
-            for number in (signal.SIGTERM, signal.SIGINT):
+        with only_one(self._settings.paths.run / "master.lock", what="piw-master") as lock:
+            for number in _ASKED_TO_END:
                 signal.signal(number, self._on_signal)
+            gc.freeze()  # a look through what was loaded would copy all of it in every process
             try:
-                self._supervise()
+                self._supervise(lock)
             finally:
                 self._drain()
         return int(ExitCode.OK)
@@ -101,12 +111,12 @@ class Supervisor:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         set_from_handler(self._stop)
 
-    def _supervise(self) -> None:
+    def _supervise(self, lock: IO[str]) -> None:
         ready = False
         while not self._stop.is_set():
             now = time.monotonic()
             self._reap(now)
-            self._start_due(now)
+            self._start_due(now, lock)
             if not ready:
                 ready = True
                 tell_systemd(f"READY=1\nSTATUS=running {len(self._running)} processes")
@@ -116,17 +126,17 @@ class Supervisor:
 
     def _reap(self, now: float) -> None:
         for post, process in list(self._running.items()):
-            status = process.poll()
+            status = process.exitcode
             if status is not None:
                 del self._running[post]
                 delay = self._keepers[post].ended(now)
                 logger.warning("%s %s; it is started again in %.1f s", post.name, ending(status), delay)
 
-    def _start_due(self, now: float) -> None:
+    def _start_due(self, now: float, lock: IO[str]) -> None:
         for post, keeper in self._keepers.items():
             if keeper.is_due(now):
                 try:
-                    self._running[post] = start_role(post, self._arguments)
+                    self._running[post] = start(post, self._work, lock)
                     keeper.started(now)
                 except OSError as error:  # no memory or no process to be had just now
                     logger.error("cannot start %s (%s); tried again in %.1f s", post.name, error, keeper.ended(now))
@@ -136,26 +146,47 @@ class Supervisor:
         tell_systemd("STOPPING=1")
         until = time.monotonic() + DRAIN
         for process in self._running.values():
-            with suppress(ProcessLookupError):
-                process.terminate()
+            process.terminate()
         for post, process in self._running.items():
-            try:
-                process.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
+            process.join(max(0.0, until - time.monotonic()))
+            if process.exitcode is None:
                 logger.error("%s did not end within %.0f s and is killed", post.name, DRAIN)
                 process.kill()
-                process.wait(5)
+                process.join(5)
         self._running.clear()
         logger.info("stopped")
 
 
-def start_role(post: Post, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start one role as a child process. Call it from the main thread: the child dies with the thread it is from."""
-    command = [sys.executable, "-m", "piwheels.master.cli", post.role.value, "--index", str(post.index)]
-    # A process group of its own: Ctrl-C at the terminal is the supervisor's to pass on.
-    return subprocess.Popen(
-        [*command, "--parent", str(os.getpid()), *arguments], stdin=subprocess.DEVNULL, process_group=0
-    )
+def start(post: Post, work: Callable[[Post], int], lock: IO[str]) -> ForkProcess:
+    """Fork a post's process. Call it from the main thread: the child dies with the thread it is from.
+
+    ``lock``: the supervisor's, which no child may go on holding.
+    """
+    process = multiprocessing.get_context("fork").Process(target=_be, args=(post, work, lock, os.getpid()))
+    with _held_back(_ASKED_TO_END):  # in a child that has the supervisor's handlers still, they would be lost
+        process.start()
+    return process
+
+
+@contextmanager
+def _held_back(numbers: Sequence[signal.Signals]) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _be(post: Post, work: Callable[[Post], int], lock: IO[str], parent: int) -> None:
+    """The child's life."""
+    for number in _ASKED_TO_END:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKED_TO_END)
+    die_with_parent(parent)
+    lock.close()
+    os.setpgid(0, 0)  # Ctrl-C at the terminal is the supervisor's to pass on
+    setproctitle(f"piw-master {post.name}")
+    sys.exit(work(post))
 
 
 def ending(status: int) -> str:

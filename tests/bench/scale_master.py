@@ -307,8 +307,8 @@ def _roles(process: psutil.Process) -> dict[str, psutil.Process]:
     found = {"supervisor": process}
     for child in process.children(recursive=True):
         with suppress(psutil.Error, ValueError):
-            words = child.cmdline()
-            found[words[words.index("piwheels.master.cli") + 1]] = child
+            words = " ".join(child.cmdline()).strip("\0 ").split()
+            found[words[words.index("piw-master") + 1]] = child
     return found
 
 

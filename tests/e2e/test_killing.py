@@ -40,7 +40,7 @@ def victims(farm: RunningFarm) -> dict[str, Callable[[], psutil.Process | None]]
     """Each of the farm's processes, by what finds it."""
 
     def role(name: Role) -> Callable[[], psutil.Process | None]:
-        return lambda: farm.find("piwheels.master.cli", name.value)
+        return lambda: farm.find("piw-master", name.value)
 
     def postgres() -> psutil.Process | None:
         found = [p for p in farm.descendants() if name_of(p) == "postgres" and parent_is(p, farm.process.pid)]

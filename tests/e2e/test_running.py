@@ -103,7 +103,7 @@ def test_web_outlives_the_master(running: RunningFarm) -> None:
     assert master is not None
     master.kill()
     assert running.folder.get("/simple/plain-pure/")[0] == 200
-    wait_for(lambda: running.find("piwheels.master.cli", "stats"), "the roles to be back", seconds=60)
+    wait_for(lambda: running.find("piw-master", "stats"), "the roles to be back", seconds=60)
 
 
 def test_port_in_use(folder: FarmFolder) -> None:

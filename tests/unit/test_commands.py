@@ -84,13 +84,6 @@ def test_interrupt_and_faults(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_arguments_can_be_handed_on(tmp_path: Path) -> None:
-    args = parser().parse_args(["--config", "c.toml", "--set", "farm.name=x", "-v"])
-    again = parser().parse_args(commands.config_arguments(args))
-    assert again.config == Path.cwd() / "c.toml" and again.set == ["farm.name=x"] and again.verbose
-    assert commands.config_arguments(parser().parse_args([])) == []
-
-
 def record(message: str, level: int = logging.WARNING) -> logging.LogRecord:
     return logging.LogRecord("x", level, "f", 1, message, None, None)
 

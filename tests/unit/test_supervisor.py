@@ -2,6 +2,8 @@
 """When the supervisor starts a process again: decided by the clock it is told."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -78,3 +80,15 @@ def test_endings_in_words() -> None:
     assert ending(70) == "ended with status 70"
     assert ending(-signal.SIGKILL) == "was ended by SIGKILL"
     assert ending(-200) == "was ended by signal 200"
+
+
+def test_what_is_forked_has_one_thread_and_no_descriptors() -> None:
+    """A lock that another thread holds when its process is forked is held for ever in the child."""
+    script = (
+        "import os, piwheels.master.cli as cli; from piwheels.vocabulary import Role\n"
+        "before = len(os.listdir('/proc/self/fd'))\n"
+        "for role in Role: cli._module(role)\n"
+        "print(len(os.listdir('/proc/self/task')), len(os.listdir('/proc/self/fd')) - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["1", "0"]
