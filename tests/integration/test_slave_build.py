@@ -213,8 +213,8 @@ def test_time_limit_and_daemons(runner_for: Callable[..., Runner], files: Path, 
     """
     runner = runner_for(sandbox=confinement)
     started = time.monotonic()
-    built = build(runner, order(make_sdist(files, code), server, time_limit=timedelta(seconds=4)))
-    assert time.monotonic() - started < 30
+    built = build(runner, order(make_sdist(files, code), server, time_limit=timedelta(seconds=8)))
+    assert time.monotonic() - started < 60
     assert reason(built)[0] is FailureReason.TIMEOUT
     assert "hanging" in built.log
     assert not running("86399")
