@@ -307,7 +307,7 @@ def _roles(process: psutil.Process) -> dict[str, psutil.Process]:
     found = {"supervisor": process}
     for child in process.children(recursive=True):
         with suppress(psutil.Error, ValueError):
-            words = " ".join(child.cmdline()).strip("\0 ").split()
+            words = " ".join(child.cmdline()).split()
             found[words[words.index("piw-master") + 1]] = child
     return found
 

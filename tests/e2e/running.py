@@ -200,6 +200,6 @@ class RunningFarm:
 
 def _command(process: psutil.Process) -> list[str]:
     try:
-        return [word.strip("\0") for part in process.cmdline() for word in part.split()]
+        return [word for part in process.cmdline() for word in part.split()]
     except psutil.Error:
         return []

@@ -107,11 +107,14 @@ def written(folder: FarmFolder) -> dict[Path, int]:
 
 
 def check_run_without_pypi(pypi: Simulator, folder: FarmFolder) -> None:
-    """What is known will do."""
+    """What is known will do; and since nothing is missing, nothing is built or written again."""
+    before = written(folder)
     pypi.stop()
-    farm = folder.once(*QUICK, "Plain.Pure", upstream=pypi.url)
-    assert farm.process.returncode == 0, farm.said
+    farm = folder.once(*QUICK, *GOOD, "served", upstream=pypi.url)
+    assert farm.process.returncode == 0, f"{farm.said}\n{farm.logs()}"
     assert "this is what was known before" in farm.said
+    assert not [line for line in farm.lines if line.startswith("built ")], farm.said
+    assert written(folder) == before
 
 
 def test_a_pypi_that_stays_away(pypi: Simulator, folder: FarmFolder) -> None:

@@ -20,7 +20,7 @@ from piwheels.vocabulary import Priority
 from piwheels.wire import messages as m
 from piwheels.wire.keys import make
 from tests.integration.builder import announce
-from tests.integration.test_publish import BUILT, Farm
+from tests.integration.publish_world import BUILT, Farm
 from tests.wheels import make_wheel, metadata_text
 
 

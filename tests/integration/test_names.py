@@ -35,7 +35,7 @@ from tests.elf import DEBIAN, RASPBERRY, elf
 from tests.integration.dispatch_world import PI
 from tests.integration.dispatch_world import count as rows_of
 from tests.integration.names_world import World
-from tests.integration.test_publish import Killed, serving
+from tests.integration.publish_world import Killed, serving
 
 pytestmark = pytest.mark.integration
 

@@ -25,7 +25,7 @@ from piwheels.site import changes, paths
 from piwheels.vocabulary import FailureReason, NewsKind, ProjectStatus
 from piwheels.wire import keys
 from tests.integration import dispatch_world as world
-from tests.integration.test_publish import WHEEL, Farm
+from tests.integration.publish_world import WHEEL, Farm
 from tests.integration.test_upstream_rows import a_file, a_project
 
 pytestmark = pytest.mark.integration

@@ -15,7 +15,7 @@ from piwheels.db import pages, roles
 from piwheels.db.tables import pages as table
 from piwheels.settings import DatabaseSettings
 from piwheels.vocabulary import PageKind
-from tests.integration.test_publish import Farm
+from tests.integration.publish_world import Farm
 
 pytestmark = pytest.mark.integration
 

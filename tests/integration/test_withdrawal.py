@@ -18,7 +18,7 @@ from piwheels.master.planner import Policy
 from piwheels.settings import DatabaseSettings
 from piwheels.wire import keys as wire_keys
 from tests.integration.dispatch_world import count
-from tests.integration.test_publish import Farm
+from tests.integration.publish_world import Farm
 
 pytestmark = pytest.mark.integration
 
