@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Wheels as rows and bytes: what dispatch leaves behind of a build that succeeded, for tests of what is published."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -55,34 +55,64 @@ def record(conn: Connection, store: Store, folder: Path, wheel: Wheel, target: i
         .join(projects, projects.c.id == releases.c.project_id)
         .where(projects.c.name == wheel.name, releases.c.version == wheel.version)
     ).scalar_one()
-    build = conn.execute(
+    record_build(
+        conn,
+        store,
+        release=release,
+        target=target,
+        filename=wheel.filename,
+        data=path.read_bytes(),
+        metadata=metadata,
+        requires_python=wheel.requires_python,
+        finished=wheel.uploaded,
+        needs=[(DependencyTool.APT, name) for name in wheel.apt],
+    )
+    path.unlink()
+    pages.mark_stale(conn, PageKind.PROJECT, wheel.name, "build")
+
+
+def record_build(
+    conn: Connection,
+    store: Store,
+    *,
+    release: int,
+    target: int,
+    filename: str,
+    data: bytes,
+    metadata: bytes,
+    requires_python: str,
+    finished: datetime,
+    needs: Iterable[tuple[DependencyTool, str]],
+    has_log: bool = False,
+) -> int:
+    """Bytes and rows of a build that succeeded with one wheel; returns the build's number."""
+    build_id: int = conn.execute(
         insert(builds)
         .values(
             release_id=release,
             target_id=target,
             token=uuid4(),
-            started=wheel.uploaded,
-            finished=wheel.uploaded,
+            started=finished,
+            finished=finished,
             duration=timedelta(seconds=5),
             outcome=Outcome.SUCCESS,
-            has_log=False,
+            has_log=has_log,
         )
         .returning(builds.c.id)
     ).scalar_one()
-    file = conn.execute(
+    file_id = conn.execute(
         insert(files)
         .values(
-            build_id=build,
-            filename=wheel.filename,
-            size=path.stat().st_size,
-            sha256=store.add_bytes(path.read_bytes()),
+            build_id=build_id,
+            filename=filename,
+            size=len(data),
+            sha256=store.add_bytes(data),
             metadata_sha256=store.add_bytes(metadata),
-            requires_python=wheel.requires_python,
-            uploaded=wheel.uploaded,
+            requires_python=requires_python,
+            uploaded=finished,
         )
         .returning(files.c.id)
     ).scalar_one()
-    for name in wheel.apt:
-        conn.execute(insert(dependencies).values(file_id=file, tool=DependencyTool.APT, name=name))
-    path.unlink()
-    pages.mark_stale(conn, PageKind.PROJECT, wheel.name, "build")
+    for tool, name in needs:
+        conn.execute(insert(dependencies).values(file_id=file_id, tool=tool, name=name))
+    return build_id

@@ -33,6 +33,9 @@ ROOM = 4 * 1024**3  #: bytes that must be free there for a cluster of ours to be
 _numbers = itertools.count(1)
 _kept: dict[str, psycopg.Connection] = {}  #: by address
 
+# What tests share (worlds, farms) asserts, too, and should say what it found.
+pytest.register_assert_rewrite("tests.integration", "tests.unit")
+
 # No deadline for single examples: on a machine with other work to do it would fail at random. Examples that failed are
 # kept for the next run where the checkout is ours to write to.
 hypothesis.settings.register_profile("piwheels", deadline=None)

@@ -48,7 +48,7 @@ def _work(args: argparse.Namespace, settings: Settings) -> int:
         roles = chosen(args.roles)
         migrate.check(settings.database)  # said once and clearly here, rather than by each role for ever
         for role in roles:
-            _module(role)
+            _module(role)  # once, for all that are forked
         return Supervisor(settings, roles, work=work).run()
     role = Role(args.role)
     if args.roles is not None:

@@ -46,7 +46,7 @@ class Visits:
     """Visits to a site by people who have been nowhere yet.
 
     Their browser's window is kept, emptied of all that a site can leave in it: opening one costs the browser more than
-    most visits do.
+    most visits do. (Nothing is in its HTTP cache: Playwright switches that off where requests are routed.)
     """
 
     def __init__(self, browser: Browser, site: str) -> None:

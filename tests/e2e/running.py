@@ -199,6 +199,7 @@ class RunningFarm:
 
 
 def _command(process: psutil.Process) -> list[str]:
+    """Its words; one that has given itself a title has them all in one."""
     try:
         return [word for part in process.cmdline() for word in part.split()]
     except psutil.Error:

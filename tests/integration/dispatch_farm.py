@@ -18,10 +18,12 @@ from piwheels.db.engine import make_engine
 from piwheels.db.tables import builds
 from piwheels.master.dispatch import serve
 from piwheels.settings import DatabaseSettings, DispatchSettings, PathSettings, Settings, UpstreamSettings
+from piwheels.wire import messages as m
 from piwheels.wire.keys import KeyPair, make
 from tests.integration import dispatch_world as world
 from tests.integration.builder import Address, Builder
 
+WHEEL = "spidev-3.6-cp311-cp311-linux_armv7l.whl"  #: what the job of a test is to become
 STOPS_WITHIN = 15.0  #: seconds
 
 
@@ -158,3 +160,11 @@ def make_farm(
     with engine.begin() as conn:
         farm.target_id = world.add_target(conn)
     return farm
+
+
+def at_work(farm: Farm) -> tuple[Builder, m.Build]:
+    """A builder with a job."""
+    farm.job()
+    builder = farm.builder()
+    assert isinstance(builder.hello(), m.Ack)
+    return builder, builder.job()

@@ -3,6 +3,7 @@
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -10,18 +11,33 @@ from uuid import uuid4
 from sqlalchemy import Engine, insert, select, update
 
 from piwheels.db import builds as attempts
-from piwheels.db import slaves
+from piwheels.db import slaves, withdrawal
 from piwheels.db.tables import builds, files, jobs, names, projects, releases
+from piwheels.db.withdrawal import Reach
 from piwheels.master import session as s
 from piwheels.master.dispatch_work import Checked, Clerk
+from piwheels.master.planner import Policy
 from piwheels.master.receiving_disk import Arrived
 from piwheels.settings import DatabaseSettings
 from piwheels.vocabulary import Priority
 from piwheels.wire import messages as m
 from piwheels.wire.keys import make
+from tests.elf import DEBIAN, RASPBERRY, elf
 from tests.integration.builder import announce
+from tests.integration.dispatch_world import PI
 from tests.integration.publish_world import BUILT, Farm
 from tests.wheels import make_wheel, metadata_text
+
+V7 = {"foo/native.so": elf(DEBIAN)}
+V6 = {"foo/native.so": elf(RASPBERRY)}
+TAG = "cp311-cp311-linux_armv7l"
+WHEEL = f"foo-1.0-{TAG}.whl"
+ABI3 = "foo-1.0-cp311-abi3-linux_armv7l.whl"
+TRIXIE = replace(PI, name="trixie-armhf", distribution="trixie", rank=20)
+
+
+def numbered(build: int, tag: str = TAG) -> str:
+    return f"foo-1.0-{build}-{tag}.whl"
 
 
 class World(Farm):
@@ -100,3 +116,9 @@ class World(Farm):
         """All names, with what they stand for."""
         with self.database.begin() as conn:
             return {(row.space, row.filename): bytes(row.sha256) for row in conn.execute(select(names))}
+
+    def withdraw(self) -> None:
+        """All that the builder made; what is made from now on is another's."""
+        with self.database.begin() as conn:
+            withdrawal.withdraw_next(conn, Reach((self.slave,)), policy=Policy())
+            conn.execute(update(builds).values(slave_id=None))

@@ -8,20 +8,20 @@ import threading
 import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import uuid4
 
 from aiohttp import test_utils
-from sqlalchemy import Engine, delete, insert, update
+from sqlalchemy import Engine, delete, update
 
 from piwheels.db import pages, targets
-from piwheels.db.tables import builds, dependencies, files, listings
+from piwheels.db.tables import listings
 from piwheels.db.tables import pages as pages_table
 from piwheels.master.publish import Publisher
 from piwheels.master.role import Context
 from piwheels.master.store import Store
 from piwheels.settings import DatabaseSettings, FarmSettings, PathSettings, Settings
 from piwheels.site.web import application
-from piwheels.vocabulary import DependencyTool, Outcome, PageKind, Role
+from piwheels.vocabulary import DependencyTool, PageKind, Role
+from tests.built import record_build
 from tests.integration.dispatch_world import PI, add_release
 from tests.wheels import make_wheel, metadata_text
 
@@ -79,37 +79,20 @@ class Farm:
             path = make_wheel(self.work, filename, members=members, metadata=metadata, tags=tags, dist_info=dist_info)
             self.made[filename, content] = path.read_bytes()
         data = self.made[filename, content]
-        sha256, metadata_sha256 = self.store.add_bytes(data), self.store.add_bytes(metadata)
         with self.database.begin() as conn:
-            build_id: int = conn.execute(
-                insert(builds)
-                .values(
-                    release_id=release_id,
-                    target_id=target or self.target,
-                    token=uuid4(),
-                    started=BUILT,
-                    finished=BUILT,
-                    duration=timedelta(seconds=5),
-                    outcome=Outcome.SUCCESS,
-                    has_log=True,
-                )
-                .returning(builds.c.id)
-            ).scalar_one()
-            file_id = conn.execute(
-                insert(files)
-                .values(
-                    build_id=build_id,
-                    filename=filename,
-                    size=len(data),
-                    sha256=sha256,
-                    metadata_sha256=metadata_sha256,
-                    requires_python=">=3.8",
-                    uploaded=BUILT,
-                )
-                .returning(files.c.id)
-            ).scalar_one()
-            for tool, needed in ((DependencyTool.APT, "libopenblas0"), (DependencyTool.PIP, "numpy")):
-                conn.execute(insert(dependencies).values(file_id=file_id, tool=tool, name=needed))
+            build_id = record_build(
+                conn,
+                self.store,
+                release=release_id,
+                target=target or self.target,
+                filename=filename,
+                data=data,
+                metadata=metadata,
+                requires_python=">=3.8",
+                finished=BUILT,
+                needs=((DependencyTool.APT, "libopenblas0"), (DependencyTool.PIP, "numpy")),
+                has_log=True,
+            )
             pages.mark_stale(conn, PageKind.PROJECT, name, "build")
         return build_id
 
