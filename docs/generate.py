@@ -48,7 +48,9 @@ def settings() -> Iterator[str]:
     yield heading("Settings")
     yield (
         "Taken from a TOML file (``--config``), then from the environment, then from ``--set section.key=value``;\n"
-        "the later wins. ``--show-config`` prints what holds. Durations are in seconds, sizes in bytes.\n\n"
+        "the later wins. ``--show-config`` prints what holds. Durations are in seconds, sizes in bytes.\n"
+        "They are read when a command starts: what is changed holds once it was started again (``piw-master`` as a\n"
+        "whole; a role that it starts again has those that it began with).\n\n"
     )
     for section in dataclasses.fields(Settings):
         values = getattr(Settings(), section.name)
